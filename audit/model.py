@@ -1,0 +1,282 @@
+"""What is under audit: a model behind one interface, whatever it was made with.
+
+Inputs are tensors of the input spec's shape, in the units that the user feeds; preprocessing is inside the model. A table is one
+float tensor ``(N, F)``: numbers as they are, categories as codes (their index in the field's `categories`), missing as NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import model_validator
+
+from audit.parameters import Parameters, Real, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from audit.data import Batch
+
+Task = Literal["classification", "regression"]
+OutputSpace = Literal["logit", "margin", "probability", "label", "value", "tokens"]
+FieldKind = Literal["image", "number", "category", "text", "tokens", "series", "id"]
+
+
+class Capability(StrEnum):
+    """What a check may need of a model or its data."""
+
+    GRADIENTS = "gradients"
+    """Differentiable from input to output."""
+    LAYERS = "layers"
+    """Named submodules that hooks can reach (eager modules only)."""
+    LOGITS = "logits"
+    """Unnormalised scores, or a margin."""
+    PROBABILITIES = "probabilities"
+    """Scores that rank classes; implied by LOGITS."""
+    LABELS = "labels"
+    """A predicted class; implied by PROBABILITIES."""
+    VALUES = "values"
+    """A predicted number (regression)."""
+    EMBEDDINGS = "embeddings"
+    """Token embeddings in and out."""
+    TRAIN_DATA = "train_data"
+    """The data holds the rows the model was trained on."""
+    RETRAIN = "retrain"
+    """The model can be trained again from its factory."""
+
+
+class Field(Parameters):
+    """One input field."""
+
+    name: str
+    kind: FieldKind
+    shape: tuple[int, ...] = ()
+    """Without the batch: ``(C, H, W)`` for an image, ``()`` for a column of a table."""
+    bounds: tuple[Real, Real] | None = None
+    """Smallest and largest valid value, in the units that the user feeds."""
+    units: str = ""
+    categories: tuple[str, ...] = ()
+    """Of a category: its values, in the order of their codes."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Field:
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise ValueError(f"bounds of field '{self.name}' must be (low, high) with low < high, got {self.bounds}")
+        return self
+
+
+class InputSpec(Parameters):
+    """What the model is fed: one field (an image, a series), or the columns of a table."""
+
+    fields: tuple[Field, ...]
+    preprocessing: str = ""
+    """What the model does to its input before the first layer, in words; it is part of the model under audit."""
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> InputSpec:
+        names = [field.name for field in self.fields]
+        if not names:
+            raise ValueError("an input spec needs at least one field")
+        if len(set(names)) < len(names):
+            raise ValueError(f"field names must be unique, got {names}")
+        if len(self.fields) > 1 and any(field.shape for field in self.fields):
+            raise ValueError("fields of a table are single columns: leave their shape out")
+        return self
+
+    @property
+    def tabular(self) -> bool:
+        """Whether the input is columns of a table."""
+        return not self.fields[0].shape
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch."""
+        return (len(self.fields),) if self.tabular else self.fields[0].shape
+
+    @property
+    def kind(self) -> FieldKind | Literal["table"]:
+        """The kind of the single field, or ``table``."""
+        return "table" if self.tabular else self.fields[0].kind
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Bounds shared by the whole input; None where there are none or columns differ."""
+        found = {field.bounds for field in self.fields}
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def units(self) -> str:
+        """Units shared by the whole input."""
+        found = {field.units for field in self.fields}
+        return found.pop() if len(found) == 1 else ""
+
+
+class NonFiniteOutput(ArithmeticError):
+    """The model answered NaN or infinite; every check on such rows is an error."""
+
+
+def implied(output: OutputSpace, *, gradients: bool, layers: bool) -> frozenset[Capability]:
+    """The capabilities that follow from an output space and from being differentiable, with layers to hook or not."""
+    by_output: dict[str, set[Capability]] = {
+        "logit": {Capability.LOGITS, Capability.PROBABILITIES, Capability.LABELS},
+        "margin": {Capability.LOGITS, Capability.PROBABILITIES, Capability.LABELS},
+        "probability": {Capability.PROBABILITIES, Capability.LABELS},
+        "label": {Capability.LABELS},
+        "value": {Capability.VALUES},
+        "tokens": set(),
+    }
+    found = by_output[output]
+    if gradients:
+        found = found | {Capability.GRADIENTS}
+    if layers:
+        found = found | {Capability.LAYERS}
+    return frozenset(found)
+
+
+class AuditedModel:
+    """A loaded model.
+
+    Args:
+        forward: ``(N, *spec.shape)`` float tensor → ``(N, C)`` scores in `output` space (``(N,)`` for label and value,
+            ``(N,)`` or ``(N, 1)`` for a margin, positive for class 1). Differentiable where GRADIENTS is among the capabilities.
+        module: the eager torch module behind `forward`, where there is one (LAYERS); in eval mode, parameter gradients off.
+        native: the object of the model's own library (a scikit-learn estimator, a booster), where there is one.
+        micro_batch: rows per forward pass; fixed, for the floats depend on it.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        digest: str,
+        task: Task,
+        classes: tuple[str, ...],
+        spec: InputSpec,
+        output: OutputSpace,
+        capabilities: frozenset[Capability],
+        forward: Callable[[Tensor], Tensor],
+        module: nn.Module | None = None,
+        native: Any = None,
+        micro_batch: int = 512,
+        device: str = "cpu",
+    ) -> None:
+        if task == "classification" and len(classes) < 2:
+            raise UserError(f"model '{name}': a classifier needs at least two classes, got {len(classes)}")
+        self.name, self.digest, self.task, self.classes = name, digest, task, classes
+        self.spec, self.output, self.capabilities = spec, output, capabilities
+        self.module, self.native, self.micro_batch, self.device = module, native, micro_batch, device
+        self._forward = forward
+        self._outputs: dict[str, Tensor] = {}
+        self.rows_forward = 0
+        """Rows that went through the model so far: the true query count."""
+        self.rows_backward = 0
+        """Rows that went through with gradients on."""
+
+    def scores(self, x: Tensor) -> Tensor:
+        """The model's own answers in `output` space, without gradients, in micro-batches: ``(N, C)`` or ``(N,)``."""
+        import torch
+
+        with torch.no_grad():
+            return torch.cat([self._call(part) for part in x.split(self.micro_batch)]) if len(x) else x.new_zeros((0,))
+
+    def _call(self, x: Tensor) -> Tensor:
+        self.rows_forward += len(x)
+        answer = self._forward(x)
+        if len(answer) != len(x):
+            raise UserError(
+                f"model '{self.name}' answered {len(answer)} rows to {len(x)}: it must keep the batch dimension first"
+            )
+        return answer
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Scores whose softmax are the probabilities, ``(N, C)``; differentiable where the model is.
+
+        A margin m becomes ``(0, m)``, probabilities their logarithm (floored at the smallest positive float).
+
+        Raises:
+            UserError: the model gives labels or values only.
+        """
+        import torch
+
+        if torch.is_grad_enabled() and x.requires_grad:
+            self.rows_backward += len(x)
+        answer = self._call(x)
+        if self.output == "logit":
+            return answer
+        if self.output == "margin":
+            margin = answer.reshape(len(x))
+            return torch.stack([torch.zeros_like(margin), margin], dim=1)
+        if self.output == "probability":
+            return answer.clamp_min(torch.finfo(answer.dtype).tiny).log()
+        raise UserError(f"model '{self.name}' gives a {self.output}, not scores")
+
+    def probabilities_of(self, scores: Tensor) -> Tensor:
+        """Probabilities ``(N, C)`` from `scores` in output space."""
+        import torch
+
+        if self.output == "logit":
+            return scores.double().softmax(dim=1)
+        if self.output == "margin":
+            p = scores.double().reshape(-1).sigmoid()
+            return torch.stack([1 - p, p], dim=1)
+        if self.output == "probability":
+            return scores.double()
+        raise UserError(f"model '{self.name}' gives a {self.output}, not probabilities")
+
+    def labels_of(self, scores: Tensor) -> Tensor:
+        """Predicted class indices ``(N,)`` int64 from `scores` in output space.
+
+        Raises:
+            NonFiniteOutput: a score is NaN or infinite.
+        """
+        import torch
+
+        self.check_finite(scores)
+        if self.output in ("logit", "probability"):
+            return scores.argmax(dim=1)
+        if self.output == "margin":
+            return (scores.reshape(-1) > 0).long()
+        if self.output == "label":
+            return scores.reshape(-1).to(torch.int64)
+        raise UserError(f"model '{self.name}' gives a {self.output}, not classes")
+
+    def check_finite(self, scores: Tensor) -> None:
+        """Raise `NonFiniteOutput`, with the first row at fault, where a score is NaN or infinite."""
+        bad = ~scores.reshape(len(scores), -1).isfinite().all(dim=1) if len(scores) else scores.new_zeros(0).bool()
+        if bool(bad.any()):
+            row = int(bad.nonzero()[0, 0])
+            raise NonFiniteOutput(
+                f"model '{self.name}' answers NaN or infinite for {int(bad.sum())} of {len(scores)} rows, first row {row}"
+            )
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Predicted class indices ``(N,)`` int64, or values ``(N,)`` of a regression."""
+        scores = self.scores(x)
+        if self.task == "regression":
+            self.check_finite(scores)
+            return scores.reshape(len(x))
+        return self.labels_of(scores)
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """`scores` of a whole batch, computed once a run and shared by every check."""
+        if batch.digest not in self._outputs:
+            self._outputs[batch.digest] = self.scores(self.tensor(batch))
+        return self._outputs[batch.digest]
+
+    def correct(self, batch: Batch) -> Tensor:
+        """Which rows of a labelled batch the model gets right, ``(N,)`` bool."""
+        import torch
+
+        return self.labels_of(self.outputs(batch)) == torch.as_tensor(batch.labels)
+
+    def tensor(self, batch: Batch) -> Tensor:
+        """A batch's inputs as the float tensor this model is fed, ``(N, *spec.shape)``."""
+        import torch
+
+        return (
+            torch.from_numpy(batch.x)
+            .to(torch.float64 if self.spec.tabular and self.module is None else torch.float32)
+            .to(self.device)
+        )

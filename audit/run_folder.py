@@ -1,0 +1,333 @@
+"""One run on disk: manifest, measurements, findings, evidence. Written as it happens; read without the model.
+
+``manifest.json`` says ``running`` from the start; a lock held by the writing process tells a reader whether that is still true.
+``measurements.jsonl`` grows by one line per record, evidence by whole chunks: a kill leaves all but the last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
+
+from audit.finding import EvidenceRef, Finding, Measurement, Outcome, Record, canonical_json
+from audit.parameters import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+State = Literal["running", "interrupted", "finished"]
+FORMAT = 1
+
+
+class Recorded(Record):
+    """A line of ``measurements.jsonl``: what one planned step of one check yielded, or how it ended."""
+
+    step: str
+    """Check id, and the cell of its matrix where it has one: ``robustness.evasion[eps=0.1]``."""
+    id: str
+    check: str
+    model: str
+    cell: dict[str, str] = {}
+    measurement: Measurement | None = None
+    outcome: Outcome | None = None
+
+
+def safe_name(text: str) -> str:
+    """A file name that keeps letters, digits and ``._=-`` of `text`."""
+    return re.sub(r"[^A-Za-z0-9._=-]+", "_", text).strip("._") or "_"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file's content in one step: a reader sees the old or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+# --- evidence ----------------------------------------------------------------------------------------------------
+
+
+class EvidenceWriter:
+    """Appends rows of arrays in chunks; a chunk is readable as soon as it is complete, and none before."""
+
+    def __init__(self, run: Path, folder: Path, kind: str, meta: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._chunks = 0
+        folder.mkdir(parents=True, exist_ok=False)
+        write_atomically(folder / "meta.json", canonical_json({"kind": kind, **meta}))
+        self.ref = EvidenceRef(path=folder.relative_to(run).as_posix(), kind=kind)
+
+    def append(self, ids: Sequence[str], **fields: Any) -> None:
+        """Store one row per id; every field is an array or tensor (or a list of strings) with the ids' length first."""
+        import numpy as np
+
+        if not len(ids):
+            return
+        described = {}
+        for name, values in fields.items():
+            array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+            if array.dtype == object or len(array) != len(ids):
+                raise ValueError(
+                    f"evidence field '{name}' must be a plain array with one row per id ({len(ids)}), got {array.dtype} {array.shape}"
+                )
+            np.save(self._folder / f"{self._chunks:05d}.{name}.npy", array, allow_pickle=False)
+            described[name] = [array.dtype.str, list(array.shape[1:])]
+        with (self._folder / "index.jsonl").open("a", encoding="utf-8") as index:
+            index.write(canonical_json({"chunk": self._chunks, "ids": list(ids), "fields": described}) + "\n")
+        self._chunks += 1
+
+
+class Evidence:
+    """Stored evidence, read one row at a time (memory-mapped) or one field at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"evidence {folder} cannot be read: {error}") from error
+        self._chunks = [line for line in _json_lines(folder / "index.jsonl") if isinstance(line.get("ids"), list)]
+
+    @property
+    def kind(self) -> str:
+        """See `EvidenceRef.kind`."""
+        return str(self.meta.get("kind", ""))
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """Row ids in the order they were written."""
+        return tuple(i for chunk in self._chunks for i in chunk["ids"])
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the stored fields."""
+        return tuple(self._chunks[0]["fields"]) if self._chunks else ()
+
+    def __len__(self) -> int:
+        return sum(len(chunk["ids"]) for chunk in self._chunks)
+
+    def row(self, position: int) -> dict[str, NDArray[Any]]:
+        """All fields of one row; only that row's bytes are read."""
+        offset = position
+        for chunk in self._chunks:
+            if offset < len(chunk["ids"]):
+                return {name: self._file(chunk, name)[offset] for name in chunk["fields"]}
+            offset -= len(chunk["ids"])
+        raise IndexError(f"row {position} of {len(self)}")
+
+    def column(self, name: str) -> NDArray[Any]:
+        """One field of all rows."""
+        import numpy as np
+
+        return np.concatenate([np.asarray(self._file(chunk, name)) for chunk in self._chunks])
+
+    def _file(self, chunk: Mapping[str, Any], name: str) -> NDArray[Any]:
+        import numpy as np
+
+        path = self._folder / f"{chunk['chunk']:05d}.{name}.npy"
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        except (OSError, ValueError) as error:
+            raise UserError(f"evidence {path} is damaged: {error}") from error
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Every complete line; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith("\n"):
+                return
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{path}:{number} is damaged: {error}") from error
+
+
+# --- writing -----------------------------------------------------------------------------------------------------
+
+
+class RunWriter:
+    """The one process that writes a run. Use as a context manager: leaving it without `finish` marks the run interrupted."""
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any], scenario_text: str) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=False)
+        except FileExistsError as error:
+            raise UserError(f"run folder {path} exists already: choose another with --out") from error
+        except OSError as error:
+            raise UserError(f"run folder {path} cannot be made: {error.strerror}") from error
+        self._lock: IO[str] = (path / ".lock").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._manifest = {"format": FORMAT, "state": "running", **manifest}
+        self._finished = False
+        self._write_manifest()
+        (path / "scenario.yaml").write_text(scenario_text, encoding="utf-8")
+        self._records: IO[str] = (path / "measurements.jsonl").open("a", encoding="utf-8")
+
+    def __enter__(self) -> RunWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._finished:
+            self._manifest["state"] = "interrupted"
+            self._write_manifest()
+        self._records.close()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._lock.close()
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for temporary files; gone when the run ends."""
+        return self.path / ".scratch"
+
+    def _write_manifest(self) -> None:
+        write_atomically(
+            self.path / "manifest.json", json.dumps(self._manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        )
+
+    def describe(self, **facts: Any) -> None:
+        """Add facts to the manifest (digests of what was loaded, versions)."""
+        self._manifest.update(facts)
+        self._write_manifest()
+
+    def record(self, recorded: Recorded) -> None:
+        """Append one measurement or outcome; it is with the operating system when this returns."""
+        self._records.write(canonical_json(recorded.model_dump(mode="json", exclude_defaults=True)) + "\n")
+        self._records.flush()
+
+    def evidence(self, step: str, name: str, kind: str, meta: Mapping[str, Any]) -> EvidenceWriter:
+        """A new evidence series of one step."""
+        return EvidenceWriter(self.path, self.path / "evidence" / safe_name(step) / safe_name(name), kind, meta)
+
+    def finish(self, findings: Sequence[Finding], timings: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """Store what judging concluded and mark the run finished."""
+        self._records.flush()
+        os.fsync(self._records.fileno())
+        write_findings(self.path, findings)
+        write_atomically(self.path / "timings.json", json.dumps(timings, indent=2, sort_keys=True) + "\n")
+        self._manifest.update(state="finished", **facts)
+        self._write_manifest()
+        self._finished = True
+
+
+def write_findings(path: Path, findings: Sequence[Finding]) -> None:
+    """(Re)write a run's ``findings.jsonl``."""
+    write_atomically(
+        path / "findings.jsonl",
+        "".join(canonical_json(f.model_dump(mode="json", exclude_defaults=True)) + "\n" for f in findings),
+    )
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """A stored run. Reading needs nothing but the folder; damage is one clear `UserError` that names the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError(f"{path} is no run folder: it has no manifest.json") from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path / 'manifest.json'} cannot be read: {error}") from error
+        if not isinstance(self.manifest, dict) or self.manifest.get("format") != FORMAT:
+            raise UserError(
+                f"{path / 'manifest.json'}: format {FORMAT} expected; this run was written by another version"
+            )
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def state(self) -> State:
+        """``running`` only while the writing process holds its lock; else an unfinished run is ``interrupted``."""
+        if self.manifest.get("state") == "running":
+            return "running" if _locked(self.path / ".lock") else "interrupted"
+        return "finished" if self.manifest.get("state") == "finished" else "interrupted"
+
+    @property
+    def scenario_text(self) -> str:
+        """The scenario as it was run, overrides included."""
+        return self._text("scenario.yaml")
+
+    def _text(self, name: str) -> str:
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.path / name} cannot be read: {error}") from error
+
+    @cached_property
+    def recorded(self) -> tuple[Recorded, ...]:
+        """Every measurement and outcome, in the order they came."""
+        return tuple(self._records("measurements.jsonl", Recorded))
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """What judging concluded; empty for an unfinished run."""
+        return tuple(self._records("findings.jsonl", Finding))
+
+    def _records(self, name: str, kind: type[Any]) -> Iterator[Any]:
+        for number, line in enumerate(_json_lines(self.path / name), 1):
+            try:
+                yield kind.model_validate(line)
+            except ValidationError as error:
+                raise UserError(f"{self.path / name}:{number} is damaged: {error.errors()[0]['msg']}") from error
+
+    @property
+    def timings(self) -> dict[str, Any]:
+        """Seconds per step; empty for an unfinished run."""
+        path = self.path / "timings.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def evidence(self, ref: EvidenceRef) -> Evidence:
+        """Open a piece of evidence.
+
+        Raises:
+            UserError: it is missing or damaged, or its path leaves the run folder.
+        """
+        folder = (self.path / ref.path).resolve()
+        if not folder.is_relative_to(self.path.resolve()):
+            raise UserError(f"evidence path {ref.path!r} leaves the run folder {self.path}")
+        return Evidence(folder)
+
+
+def _locked(path: Path) -> bool:
+    try:
+        with path.open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def list_runs(root: Path) -> Iterator[Run | UserError]:
+    """Every run below a folder, newest first; a damaged one comes as the error that says what is wrong."""
+    if not root.is_dir():
+        return
+    for path in sorted((p for p in root.iterdir() if p.is_dir()), key=lambda p: p.name, reverse=True):
+        try:
+            yield Run(path)
+        except UserError as error:
+            yield error
