@@ -109,8 +109,9 @@ def build_named(group: Group, spec: str | Mapping[str, Any]) -> tuple[str, Any]:
         UserError: no such name, or more than one in the mapping.
         pydantic.ValidationError: a parameter is wrong.
     """
+    parameters: Mapping[str, Any] | None = None
     if isinstance(spec, str):
-        name, parameters = spec, {}
+        name = spec
     elif len(spec) == 1:
         name, parameters = next(iter(spec.items()))
     else:

@@ -1,0 +1,1 @@
+"""Where the work of a run happens. One file per place."""
