@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -306,6 +306,8 @@ class Finding(Record):
     """A verdict on one gate, or an ungated number, or a step that could not be judged."""
 
     id: str
+    step: str
+    """Check id and matrix cell, as in `audit.plan.Step`."""
     check: str
     params: dict[str, Any]
     model: str
@@ -317,11 +319,15 @@ class Finding(Record):
     unit: str = ""
     better: str = "neither"
     dims: dict[str, str] = Field(default_factory=dict)
+    cell: dict[str, str] = Field(default_factory=dict)
+    """The matrix cell's part of `dims`."""
     estimate: Estimate | None = None
     level: float = LEVEL
     interval: tuple[float | None, float | None] | None = None
     """None stands for an open side."""
     required: str | None = None
+    gate: str | None = None
+    """The gate's key as the scenario writes it."""
     optional: bool = False
     threat_model: ThreatModel | None = None
     seed: int = 0
@@ -330,10 +336,6 @@ class Finding(Record):
     remedy: str = ""
     waiver: dict[str, str] | None = None
     fingerprint: str
-
-    GATED: ClassVar[frozenset[Status]] = frozenset(
-        {Status.PASS, Status.FAIL, Status.INCONCLUSIVE, Status.WAIVED, Status.VOID, Status.ERROR}
-    )
 
     @property
     def gated(self) -> bool:

@@ -170,7 +170,8 @@ class _Judged:
             gated |= {id(record) for record in matches}
             for text in texts:
                 gate = Gate.parse(text)
-                out += [self._gate(record, gate) for record in matches] or [self._unmeasured(metric, dims, gate)]
+                judged = [self._gate(record, gate) for record in matches] or [self._unmeasured(metric, dims, gate)]
+                out += [replace(draft, finding=draft.finding.model_copy(update={"gate": key})) for draft in judged]
         out += [self._ungated(record) for record in self.records if id(record) not in gated]
         if self.outcome.status == "error":
             out.append(_Draft(self._finding(Status.ERROR, self.outcome.message, None, None, None)))
@@ -289,6 +290,7 @@ class _Judged:
             id=step.name
             + (f"/{tail}" if tail else "")
             + (f" {gate}" if gate and len(self._gates_on(tail)) > 1 else ""),
+            step=step.name,
             check=entry.check,
             params=params,
             model=step.model,
@@ -300,6 +302,7 @@ class _Judged:
             unit=metric.unit if metric else "",
             better=metric.better if metric else "neither",
             dims={**step.cell, **own},
+            cell=dict(step.cell),
             estimate=measurement.estimate if measurement else None,
             interval=None if interval is None else (_finite(interval[0]), _finite(interval[1])),
             required=str(gate) if gate else None,
