@@ -212,6 +212,30 @@ class AuditedModel:
             return answer.clamp_min(torch.finfo(answer.dtype).tiny).log()
         raise UserError(f"model '{self.name}' gives a {self.output}, not scores")
 
+    def target_score(self, x: Tensor, target: Tensor) -> Tensor:
+        """What the model says for each row's `target` class, ``(N,)`` in `output` space: the number that attributions explain.
+
+        The target's logit or probability; a margin, signed to speak for the target; 1 where a label is the target, else 0; the
+        value of a regression. One pass, differentiable where the model is.
+
+        Raises:
+            UserError: the model gives tokens.
+        """
+        import torch
+
+        if self.output == "tokens":
+            raise UserError(f"model '{self.name}' gives tokens, not a score to explain")
+        if torch.is_grad_enabled() and x.requires_grad:
+            self.rows_backward += len(x)
+        answer = self._call(x)
+        target = target.to(answer.device)
+        if self.output in ("logit", "probability"):
+            return answer.gather(1, target[:, None]).squeeze(1)
+        flat = answer.reshape(len(x))
+        if self.output == "margin":
+            return flat * (2 * target - 1)
+        return (flat.to(torch.int64) == target).to(x.dtype) if self.output == "label" else flat
+
     def probabilities_of(self, scores: Tensor) -> Tensor:
         """Probabilities ``(N, C)`` from `scores` in output space."""
         import torch
