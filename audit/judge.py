@@ -21,6 +21,7 @@ from audit.finding import (
     Measurement,
     Metric,
     Outcome,
+    Resampled,
     Severity,
     Status,
     fingerprint,
@@ -53,6 +54,8 @@ def decide(estimate: Estimate, gate: Gate, level: float = LEVEL) -> Decision:
     said = describe_estimate(estimate, level)
     if isinstance(estimate, Bound):
         return _decide_bound(estimate, gate, said)
+    if isinstance(estimate, Resampled) and len(set(estimate.replicates)) == 1:
+        return Decision(Status.INCONCLUSIVE, f"{said}: every resample gives the same value, so its interval says nothing")
     p_value = None
     if gate.direction != "equal" and not isinstance(estimate, Exact):
         p_value = min(1.0, 2 * min(estimate.p_value(gate), estimate.p_value(gate.opposite())))

@@ -208,7 +208,7 @@ class RunWriter:
 
     def record(self, recorded: Recorded) -> None:
         """Append one measurement or outcome; it is with the operating system when this returns."""
-        self._records.write(canonical_json(recorded.model_dump(mode="json", exclude_defaults=True)) + "\n")
+        self._records.write(canonical_json(recorded.model_dump(mode="json", exclude_none=True)) + "\n")
         self._records.flush()
 
     def evidence(self, step: str, name: str, kind: str, meta: Mapping[str, Any]) -> EvidenceWriter:
@@ -230,7 +230,7 @@ def write_findings(path: Path, findings: Sequence[Finding]) -> None:
     """(Re)write a run's ``findings.jsonl``."""
     write_atomically(
         path / "findings.jsonl",
-        "".join(canonical_json(f.model_dump(mode="json", exclude_defaults=True)) + "\n" for f in findings),
+        "".join(canonical_json(f.model_dump(mode="json", exclude_none=True)) + "\n" for f in findings),
     )
 
 

@@ -98,7 +98,7 @@ def judge(
     result = rejudge(stored, gates, home=home, fail_on=parse_severity(fail_on), write=write)
     if json_:
         for finding in result.findings:
-            typer.echo(canonical_json(finding.model_dump(mode="json", exclude_defaults=True)))
+            typer.echo(canonical_json(finding.model_dump(mode="json", exclude_none=True)))
     else:
         for part in render_findings(result.findings, result.verdict):
             Console().print(part)
