@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from audit.gate import Gate
+from audit.parameters import Documented
 
 LEVEL = 0.95
 """Coverage of every interval that a verdict rests on."""
@@ -48,10 +49,8 @@ class Severity(StrEnum):
         return list(Severity).index(self)
 
 
-class Record(BaseModel):
+class Record(Documented):
     """A frozen record of a run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 # --- estimates ---------------------------------------------------------------------------------------------------

@@ -90,7 +90,12 @@ def _explain(console: Any, group: Any, name: str) -> None:
         )
         for field_name, info in fields.items():
             default = "required" if info.is_required() else escape(repr(info.get_default(call_default_factory=True)))
-            table.add_row(field_name, escape(_type_name(found, field_name)), default, escape(info.description or ""))
+            table.add_row(
+                field_name,
+                escape(_type_name(found, field_name)),
+                default,
+                escape(found.documentation().get(field_name, "")),
+            )
         console.print()
         console.print(table)
     if member and group == "attacks":

@@ -1,0 +1,52 @@
+# make demo       install, train and register the demo models, audit them, say where the report is
+# make test       install what the tests need and run them all
+# make check      format, lint, types, layers
+# make benchmark  side by side with the peers
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: demo test check format benchmark clean
+.DEFAULT_GOAL := demo
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make demo PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV) (some minutes the first time)"
+	$(PIP) install -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV) (some minutes the first time)"
+	$(PIP) install -c constraints.txt -e '.[test]'
+	@touch $@ $(VENV)/.installed-demo
+
+$(VENV)/.installed-peers: $(VENV)/.installed-test
+	$(PIP) install -c constraints.txt --no-deps torchattacks
+	@touch $@
+
+demo: $(VENV)/.installed-demo
+	@$(BIN)/audit demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layers.py
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmark: $(VENV)/.installed-peers
+	$(BIN)/python benchmarks/robustness.py
+
+clean:
+	rm -rf $(VENV) .audit .mypy_cache .ruff_cache build *.egg-info
