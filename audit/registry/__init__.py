@@ -1,0 +1,1 @@
+"""Which models exist, what their files hold, and which of them may be opened."""
