@@ -28,6 +28,7 @@ class Attribution:
         base_value: ``(N,)`` score at the baseline or background; None for methods without one (a gradient).
         score: ``(N,)`` score of the explained input; None with `base_value`.
         error: ``(N,)`` the method's own error estimate (standard error, completeness gap); None where it has none.
+        method: how the values were found, where the method had a choice (``Tree SHAP, interventional``).
     """
 
     values: Tensor
@@ -36,6 +37,7 @@ class Attribution:
     base_value: Tensor | None = None
     score: Tensor | None = None
     error: Tensor | None = None
+    method: str = ""
 
 
 class Explainer(Parameters, ABC):
