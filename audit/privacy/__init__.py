@@ -1,0 +1,1 @@
+"""Privacy mathematics: accountants, training records and membership scores; numbers in, numbers out."""
