@@ -28,6 +28,7 @@ class Context:
         check_id: the entry's id; randomness is keyed by it, never by the matrix cell, so that cells compare in pairs.
         step: check id and matrix cell; evidence is filed under it.
         deadline: `time.monotonic` value after which `progress` raises.
+        base: folder that relative paths in the scenario start from.
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class Context:
         report_progress: Callable[[int, int, str], None] = lambda done, total, what: None,
         deadline: float | None = None,
         device: str = "cpu",
+        base: Path = Path(),
     ) -> None:
-        self.seed, self.check_id, self.step, self.device = seed, check_id, step, device
+        self.seed, self.check_id, self.step, self.device, self.base = seed, check_id, step, device, base
         self._writer, self._open_model, self._report, self._deadline = writer, open_model, report_progress, deadline
 
     def rng(self, ids: Sequence[str], purpose: str) -> ExampleRng:

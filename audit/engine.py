@@ -325,6 +325,7 @@ class _Session:
                 open_model=self._named_model,
                 report_progress=lambda done, total, what: self.observer.progress(step, done, total, what),
                 deadline=deadline,
+                base=self.plan.file.base,
             )
             seen: set[str] = set()
             for measurement in step.check.run(model, data, context):

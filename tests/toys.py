@@ -128,12 +128,17 @@ def trained_cnn(epochs: int = 8) -> SmallCnn:
     return model.eval()
 
 
+WRITERS: list[RunWriter] = []
+"""Open run folders of the running test; `conftest` closes them."""
+
+
 def context(
     tmp_path: Path, *, seed: int = 0, check_id: str = "toy.check", models: dict[str, AuditedModel] | None = None
 ) -> Context:
     """A context over a fresh run folder."""
     folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
     writer = RunWriter(folder, {"scenario": "toy"}, "name: toy\n")
+    WRITERS.append(writer)
     return Context(seed=seed, check_id=check_id, step=check_id, writer=writer, open_model=(models or {}).__getitem__)
 
 
