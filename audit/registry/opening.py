@@ -1,0 +1,135 @@
+"""From a card to a loaded model: digest, scan, trust, and only then the loader."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from audit.finding import canonical_json
+from audit.model import AuditedModel, InputSpec
+from audit.names import available, resolve
+from audit.parameters import UserError
+from audit.registry.blobs import BlobFolder
+from audit.registry.card import ModelCard
+from audit.registry.loaders import Loader
+from audit.registry.scan import scan_file
+from audit.registry.scan_report import ScanReport
+from audit.registry.trust import Trust
+
+_NO_LOADER = {
+    "pickle": "a pickle runs code when it is opened",
+    "joblib": "a joblib file is a pickle, which runs code when it is opened",
+    "npy": "an array is no model",
+    "npz": "arrays are no model",
+    "zip": "an archive of no model format",
+    "unknown": "no known model format",
+}
+
+
+def card_digest(card: ModelCard) -> str:
+    """SHA-256 over what the model *is*: loader, parameters, files' digests, input spec, task, classes, output space."""
+    spec: InputSpec = card.spec
+    parts = {
+        "loader": card.loader,
+        "parameters": card.parameters,
+        "files": sorted(card.files.values()),
+        "spec": spec.model_dump(mode="json"),
+        "task": card.task,
+        "classes": card.classes,
+        "output": card.output,
+    }
+    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
+
+def loaders_of(file_format: str) -> list[str]:
+    """Names of the loaders that open a format."""
+    return [name for name in available("loaders") if file_format in resolve("loaders", name).formats]
+
+
+def build_loader(name: str, parameters: Mapping[str, Any]) -> Loader:
+    """A loader with its parameters.
+
+    Raises:
+        UserError: there is no such loader, or a parameter is missing, unknown or wrong.
+    """
+    kind = resolve("loaders", name)
+    try:
+        return kind(**parameters)  # type: ignore[no-any-return]
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "parameters"
+        known = ", ".join(kind.model_fields) or "none"
+        if first["type"] == "missing":
+            reason = f"needs '{field}': {(kind.model_fields[field].description or '').splitlines()[0]}"
+        elif first["type"] == "extra_forbidden":
+            reason = f"has no parameter '{field}'; it has {known}"
+        else:
+            reason = f"parameter '{field}': {first['msg'].removeprefix('Value error, ')}"
+        raise UserError(f"loader '{name}' {reason}") from error
+
+
+def admit(report: ScanReport, name: str, loader: Loader, trust: Trust) -> None:
+    """Let a scanned file pass to a loader, or say why not.
+
+    Raises:
+        UserError: the file is refused, of another format, or can run code and is not trusted.
+    """
+    own_format = report.format == "unknown" and "unknown" in loader.formats
+    if report.verdict == "refused" and not own_format:
+        raise UserError(report.summary)
+    if report.format not in loader.formats:
+        raise UserError(
+            f"{report.path.name} is a {report.format} file; loader '{name}' opens {', '.join(loader.formats) or 'no files'}"
+        )
+    if not own_format:
+        trust.admit(report)
+    elif not trust.is_trusted(report.sha256):
+        raise UserError(
+            f"{report.path.name} is of a format that only loader '{name}' knows, so it could not be judged: if you know who made "
+            f"it and trust them, run `audit model trust {report.sha256}`"
+        )
+
+
+def loader_for(report: ScanReport) -> str:
+    """The one loader of a scanned file's format.
+
+    Raises:
+        UserError: the file is refused, or no loader or more than one opens it.
+    """
+    found = loaders_of(report.format) if report.format != "unknown" else []
+    if len(found) == 1:
+        return found[0]
+    if report.verdict == "refused":
+        raise UserError(report.summary)
+    if found:
+        raise UserError(
+            f"{report.path.name} is a {report.format} file, which several loaders open: name one of {', '.join(found)}"
+        )
+    held = "; ".join(str(issue) for issue in report.findings[:3])
+    raise UserError(
+        f"{report.path.name} is refused: {_NO_LOADER.get(report.format, 'no loader opens it')}{f' ({held})' if held else ''}, and no "
+        "loader opens it, trusted or not: save the model as safetensors, skops, ONNX, or in its library's own format"
+    )
+
+
+def open_card(card: ModelCard, blobs: BlobFolder, trust: Trust) -> AuditedModel:
+    """Load a registered model, after digesting and scanning its files again.
+
+    Raises:
+        UserError: the card or a file was changed, trust is lacking, or the loader cannot open it.
+    """
+    if card_digest(card) != card.digest:
+        raise UserError(f"the registry's entry of {card.ref} was changed after it was registered: add the model again")
+    loader = build_loader(card.loader, card.parameters)
+    files: dict[str, Path] = {}
+    for name, sha256 in card.files.items():
+        path = blobs.verified(sha256, f"the file {name} of {card.ref}")
+        report = dataclasses.replace(scan_file(path), path=Path(name))  # say its own name, not the blob's
+        admit(report, card.loader, loader, trust)
+        files[name] = path
+    return loader.load(card, files, trust)
