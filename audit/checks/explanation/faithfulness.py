@@ -1,0 +1,244 @@
+"""Do the features that an explanation names matter to the model?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from audit.checks import Check
+from audit.checks.explanation._explaining import (
+    AttributionEvidence,
+    Target,
+    build_explainer,
+    choose,
+    explain,
+)
+from audit.explainers._baselines import Baseline
+from audit.finding import EvidenceRef, Mean, Measurement, Metric
+from audit.model import Capability
+from audit.parameters import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from audit.checks.explanation._explaining import Subject
+    from audit.context import Context
+    from audit.data import AuditData
+    from audit.explainers import Attribution
+    from audit.model import AuditedModel, InputSpec
+
+Replacement = Literal["rows"] | Baseline
+
+
+class Faithfulness(Check):
+    """Deletion and insertion against random order.
+
+    Features are taken away in the order of their attributions, and the probability of the explained class (the value of a
+    regression) is followed: the area under that curve is compared, row by row, with the area under random orders of the same
+    features of the same row. Deletion gain = random − explained, when the most important go first; insertion gain = explained
+    − random, when only the most important are there. 0 is what a map without any relation to the model gets. Images lose
+    pixels in all channels at once, tables columns, series single values.
+
+    A removed feature leaves an input that the model may never have seen, and what it answers there depends on the replacement:
+    so there are at least two, and the undivided gain is their mean.
+
+    Source: Petsiuk et al. 2018, arXiv:1806.07421; Samek et al. 2017, arXiv:1509.06321; several replacements: Sturmfels et al.
+    2020, doi 10.23915/distill.00022.
+    Blind spots: says that the named features matter, not that the explanation tells why, nor that the model is right; features
+    that matter only together share one rank; gains of different models are not on one scale.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric(name="deletion_gain", title="deletion gain over random order", better="higher", kinds=("mean",)),
+        Metric(name="insertion_gain", title="insertion gain over random order", better="higher", kinds=("mean",)),
+    )
+    remedy: ClassVar[str] = (
+        "Do not show these explanations to users as reasons. Try another explainer, more steps or permutations, or a baseline "
+        "that suits the input; then look at the rows with the lowest gains."
+    )
+
+    explainer: str | dict[str, Any] = "integrated_gradients"
+    """The explainer: a name, or ``{name: {parameter: value}}``."""
+    samples: int = Field(default=256, ge=1)
+    """Test rows explained, drawn by row id."""
+    target: Target = "prediction"
+    """The class explained: the predicted one, or the row's label."""
+    steps: int = Field(default=16, ge=2)
+    """Even parts in which the features are removed."""
+    random_orders: int = Field(default=10, ge=2, multiple_of=2)
+    """Random orders per row, drawn in pairs: an order and its reverse."""
+    baselines: tuple[Replacement, ...] = ()
+    """What replaces a removed feature, two or more of: mean (of background rows; the most frequent category), rows (the value of
+    a random background row), blur (images), black (the lower bound), zero, a number. By default mean and blur for images, mean
+    and rows for anything else."""
+    background: int = Field(default=100, ge=1)
+    """Background rows: of the population, else the members, else the test rows."""
+    keep: int = Field(default=16, ge=0)
+    """Attributions stored as evidence."""
+
+    @model_validator(mode="after")
+    def _parameters_fit(self) -> Faithfulness:
+        build_explainer(self.explainer)
+        if self.baselines and len(set(self.baselines)) < max(2, len(self.baselines)):
+            raise UserError(f"baselines must be two or more different ones, got {', '.join(map(str, self.baselines))}")
+        return self
+
+    def requirements(self) -> frozenset[Capability]:
+        """What the explainer needs."""
+        return self.needs | build_explainer(self.explainer)[1].needs
+
+    def run(self, model: AuditedModel, data: AuditData, ctx: Context) -> Iterator[Measurement]:
+        """See `Check.run`."""
+        import torch
+
+        name, explainer = build_explainer(self.explainer)
+        subject = choose(model, data, ctx, samples=self.samples, background=self.background, target=self.target)
+        baselines = self.baselines or (("mean", "blur") if model.spec.kind == "image" else ("mean", "rows"))
+        evidence = AttributionEvidence(ctx, model, subject, name, explainer, self.keep)
+        curves: list[Tensor] = []
+        share = torch.zeros(0)
+        incomplete = 0
+        for rows, found in explain(explainer, model, subject, ctx):
+            part, share = self._curves(model, subject, rows, found, baselines, ctx)
+            curves.append(part)
+            incomplete += _incomplete(found) if explainer.complete else 0
+            evidence.add(rows, found)
+            ctx.progress(rows.stop, len(subject.batch), "rows explained")
+        scores = torch.cat(curves).numpy()
+        gains = _gains(scores, share.numpy())
+        cautions = (*subject.cautions, *self._cautions(model, incomplete, len(subject.batch)))
+        shown = (*evidence.refs, self._curve_evidence(ctx, scores, share.numpy(), model))
+        for metric, gain in gains.items():
+            yield _measured(ctx, metric, gain.mean(axis=1), subject.batch.ids, {}, cautions, shown)
+            for column, baseline in enumerate(baselines):
+                dims = {"baseline": _text(baseline)}
+                yield _measured(ctx, metric, gain[:, column], subject.batch.ids, dims, cautions, ())
+
+    def _curves(
+        self,
+        model: AuditedModel,
+        subject: Subject,
+        rows: slice,
+        found: Attribution,
+        baselines: tuple[Replacement, ...],
+        ctx: Context,
+    ) -> tuple[Tensor, Tensor]:
+        """``(N, B, 3, K)`` scores as features leave by B replacements: most important first, least important first, and the mean
+        over random orders; and the shares removed ``(K,)``."""
+        import torch
+
+        from audit.checks.explanation._removal import features_of, random_ranks, ranks_by, removal_counts, remove
+
+        x, ids = subject.x[rows], subject.batch.ids[rows]
+        values = features_of(found.values.to(x.device), model.spec)
+        features = values.shape[1]
+        first = ranks_by(values, ctx.rng(ids, "ties"))
+        orders = random_ranks(features, self.random_orders, ctx.rng(ids, "random orders")).to(x.device)
+        ranks = torch.cat([first[:, None], features - 1 - first[:, None], orders], dim=1)
+        counts = removal_counts(features, self.steps)
+        by_baseline = []
+        for baseline in baselines:
+            replaced = _replacement(baseline, x, subject.background, model.spec, ctx, ids)
+            removal = remove(model, x, replaced, subject.target[rows], ranks, counts)
+            both, random = removal.scores[:, :2], removal.scores[:, 2:].mean(dim=1, keepdim=True)
+            by_baseline.append(torch.cat([both, random], dim=1))
+        return torch.stack(by_baseline, dim=1), removal.share
+
+    def _cautions(self, model: AuditedModel, incomplete: int, n: int) -> Iterator[str]:
+        if incomplete:
+            yield f"{incomplete} of {n} attributions do not add up to the score within 1 %"
+        if model.output == "label":
+            yield "the model gives labels only: its score is 1 while the label stays, else 0"
+
+    def _curve_evidence(
+        self, ctx: Context, scores: NDArray[np.float64], share: NDArray[np.float64], model: AuditedModel
+    ) -> EvidenceRef:
+        """Mean curves over rows and replacements with their 95 % intervals."""
+        import numpy as np
+
+        from audit.stats import mean_and_se, t_interval
+
+        what = "value" if model.task == "regression" else "probability of the explained class"
+        writer = ctx.evidence(
+            "curve", "curve", title="deletion and insertion", x_label="share of features removed or kept", y_label=what,
+            x_scale="linear", y_scale="linear",
+        )  # fmt: skip
+        explained, least_first, random = scores.mean(axis=1).transpose(1, 0, 2)
+        series = {
+            "deletion, explained": explained,
+            "deletion, random": random,
+            "insertion, explained": least_first[:, ::-1],
+            "insertion, random": random[:, ::-1],
+        }
+        number = 0
+        for title, curve in series.items():
+            mean = curve.mean(axis=0)
+            ends = np.array([t_interval(*mean_and_se(column)) for column in curve.T])
+            ends = np.where(np.isfinite(ends), ends, mean[:, None])
+            low, high = ends.T if model.task == "regression" else ends.clip(0, 1).T
+            ids = [str(number + k) for k in range(len(share))]
+            writer.append(ids, x=share, y=mean, low=low, high=high, series=[title] * len(share))
+            number += len(share)
+        return writer.ref
+
+
+def _gains(scores: NDArray[np.float64], share: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Gains ``(N, B)`` from scores ``(N, B, 3, K)``.
+
+    Insertion by the explained order is deletion by its reverse, read backwards: the area is the same. So it is of random orders,
+    which come with their reverses.
+    """
+    import numpy as np
+
+    explained, least_first, random = np.moveaxis(np.trapezoid(scores, share, axis=3), 2, 0)
+    return {"deletion_gain": random - explained, "insertion_gain": least_first - random}
+
+
+def _replacement(
+    baseline: Replacement, x: Tensor, background: Tensor, spec: InputSpec, ctx: Context, ids: tuple[str, ...]
+) -> Tensor:
+    from audit.explainers._baselines import baseline_rows
+
+    if baseline == "rows":
+        return background[ctx.rng(ids, "replacement rows").integers(len(background)).to(background.device)].to(x)
+    return baseline_rows(baseline, x, background, spec)
+
+
+def _incomplete(found: Attribution) -> int:
+    from audit.explainers._completeness import TOLERANCE, completeness_gap, relative_gap
+
+    if found.score is None or found.base_value is None:
+        return 0
+    gap = completeness_gap(found.values, found.score, found.base_value)
+    return int((relative_gap(gap, found.score, found.base_value) > TOLERANCE).sum())
+
+
+def _text(baseline: Replacement) -> str:
+    return baseline if isinstance(baseline, str) else f"{baseline:g}"
+
+
+def _measured(
+    ctx: Context,
+    metric: str,
+    gain: NDArray[np.float64],
+    ids: tuple[str, ...],
+    dims: dict[str, str],
+    cautions: tuple[str, ...],
+    shown: tuple[EvidenceRef, ...],
+) -> Measurement:
+    from audit.stats import mean_and_se
+
+    value, se, n = mean_and_se(gain)
+    outcomes = ctx.evidence("-".join([metric, *dims.values()]), "outcomes", title=metric)
+    outcomes.append(ids, value=gain)
+    return Measurement(
+        metric=metric,
+        estimate=Mean(value=value, se=se, n=n),
+        dims=dims,
+        evidence=(outcomes.ref, *shown),
+        cautions=cautions,
+    )

@@ -1,0 +1,100 @@
+"""Explaining leaves model, inputs, hooks, training flag and the global generators as they were, also after an exception."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from toys import audited
+
+from audit.explainers import Explainer
+from audit.explainers.integrated_gradients import IntegratedGradients
+from audit.explainers.saliency import Saliency
+from audit.explainers.shap_values import ShapValues
+from audit.model import AuditedModel
+from audit.rng import ExampleRng
+
+EXPLAINERS = [
+    Saliency(),
+    IntegratedGradients(steps=3, max_steps=6, baseline="zero"),
+    ShapValues(method="permutation", permutations=2),
+    ShapValues(method="kernel", permutations=2),
+]
+
+
+class Restless(nn.Module):
+    """Draws from the global generators on every pass, and fails when told to, after some passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(12, 2)
+        self.passes, self.fail_after = 0, -1
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.passes == self.fail_after:
+            raise RuntimeError("broken on purpose")
+        self.passes += 1
+        return self.linear(x) + 0.01 * torch.randn(len(x), 2) + 0.01 * np.random.rand() + 0.01 * random.random()
+
+
+def state(module: nn.Module, x: Tensor) -> list[Any]:
+    hooks = [
+        len(getattr(part, table))
+        for part in module.modules()
+        for table in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    ]
+    parameters = [(p.requires_grad, p.grad, p.detach().tolist()) for p in module.parameters()]
+    generators = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    return [hooks, parameters, [part.training for part in module.modules()], generators, x.tolist(), x.requires_grad]
+
+
+def setting() -> tuple[Restless, AuditedModel, Tensor]:
+    module = Restless()
+    return module, audited(module, (12,), 2, kind="number"), torch.randn(5, 12)
+
+
+def run(explainer: Explainer, model: AuditedModel, x: Tensor) -> Tensor:
+    rng = ExampleRng(0, "check", [str(i) for i in range(len(x))], "explainer")
+    return explainer.run(model, x, torch.ones(len(x), dtype=torch.int64), torch.zeros(2, 12), rng).values
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'method', '')}")
+def test_nothing_is_left_behind(explainer: Explainer) -> None:
+    module, model, x = setting()
+    before = state(module, x)
+    values = run(explainer, model, x)
+    assert state(module, x) == before
+    assert not values.requires_grad
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'method', '')}")
+@pytest.mark.parametrize("fail_after", [0, 1])
+def test_nothing_is_left_behind_by_an_exception(explainer: Explainer, fail_after: int) -> None:
+    module, model, x = setting()
+    module.fail_after = 0 if isinstance(explainer, Saliency) else fail_after
+    before = state(module, x)
+    with pytest.raises(RuntimeError, match="broken on purpose"):
+        run(explainer, model, x)
+    assert state(module, x) == before
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'method', '')}")
+def test_a_stochastic_model_is_explained_the_same_twice(explainer: Explainer) -> None:
+    _, model, x = setting()
+    first = run(explainer, model, x)
+    torch.rand(3)
+    assert torch.equal(first, run(explainer, model, x))
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'method', '')}")
+def test_inputs_that_require_gradients_keep_them_to_themselves(explainer: Explainer) -> None:
+    model = audited(nn.Linear(12, 2), (12,), 2, kind="number")
+    x = torch.randn(5, 12, requires_grad=True)
+    values = run(explainer, model, x)
+    assert x.requires_grad
+    assert x.grad is None
+    assert not values.requires_grad
