@@ -46,7 +46,7 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
     # exp(epsilon) overflows and the two terms cancel: both are kept as logarithms
     first = float(log_ndtr(mu / 2 - epsilon / mu))
     second = epsilon + float(log_ndtr(-mu / 2 - epsilon / mu))
-    return max(0.0, math.exp(first) * -math.expm1(min(0.0, second - first)))
+    return max(0.0, math.exp(first) * -math.expm1(second - first))
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:

@@ -8,6 +8,7 @@ import pytest
 from scipy.integrate import quad
 
 from audit.parameters import UserError
+from audit.privacy import rdp
 from audit.privacy.rdp import ORDERS, compose, epsilon_from_rdp, rdp_epsilon, sampled_gaussian_rdp
 
 KNOWN = [  # sigma, q, steps, delta, epsilon on Opacus's default orders
@@ -73,6 +74,13 @@ def test_fractional_orders_join_the_whole_ones():
         below, at, above = sampled_gaussian_rdp(q, sigma, [3 - 1e-7, 3, 3 + 1e-7])
         assert below == pytest.approx(at, rel=1e-5)
         assert above == pytest.approx(at, rel=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [1.1, 2.1])  # the first term left out is negative, positive
+def test_a_series_cut_short_errs_upwards(alpha, monkeypatch):
+    full = sampled_gaussian_rdp(0.5, 30.0, [alpha])[0]
+    monkeypatch.setattr(rdp, "_MAX_TERMS", 64)
+    assert full <= sampled_gaussian_rdp(0.5, 30.0, [alpha])[0] < 1.5 * full
 
 
 def test_rdp_grows_with_order_and_rate_and_falls_with_noise():
