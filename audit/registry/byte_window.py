@@ -123,6 +123,11 @@ class WindowReader(io.BufferedReader):
             size = left if size is None or size < 0 else min(size, left)
         return super().read(size)
 
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """A line as unpicklers take it: at the end of the file they cut its last byte off, newline or not."""
+        line = super().readline(size)
+        return line if not line or line.endswith(b"\n") else line[:-1] + b"\n"
+
 
 class Unpacked:
     """Collects one piece of unpacked bytes and gives it back as a window; pieces are written one after the other."""

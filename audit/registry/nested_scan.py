@@ -109,7 +109,7 @@ def _decompressed(window: Window, kind: str) -> Iterator[bytes]:
     }
     reader = window.reader()
     with openers[kind](reader) if kind in openers else lzma.LZMAFile(reader) as stream:
-        while piece := stream.read(_STEP):
+        while piece := stream.read1(_STEP):  # read() would drop what it has when it meets damage
             yield piece
 
 

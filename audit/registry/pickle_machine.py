@@ -103,13 +103,13 @@ class _Machine:
             self.stack.append(Opaque("global"))
 
     def instantiate(self, arg: Any, position: int) -> None:
+        # Python's own unpickler imports before it looks for the mark, so a missing mark does not undo an INST
+        function = None if arg is None else self.import_pair(arg, position, "INST")
         items = self.pop_mark()
-        if arg is None:  # OBJ: the class lies under its arguments
+        if function is None:  # OBJ: the class lies under its arguments
             if not items:
                 raise _Broken("has no class to instantiate")
             function, items = items[0], items[1:]
-        else:
-            function = self.import_pair(arg, position, "INST")
         self.stack.append(self.call(function, tuple(items)))
 
     def new_with_keywords(self, _arg: Any, _position: int) -> None:

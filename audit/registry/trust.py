@@ -141,13 +141,16 @@ class Trust:
             return _Grants(digests={}, packages=[])
         except OSError as error:
             raise self._unreadable(error.strerror or str(error)) from None
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise self._unreadable("is no regular file")
             if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or status.st_uid not in (os.geteuid(), 0):
                 raise self._unreadable("can be written by other users")
-            content = file.read()
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                content = file.read()
+        finally:
+            os.close(descriptor)
         try:
             grants = _Grants.model_validate(json.loads(content, object_pairs_hook=_distinct))
         except (ValueError, RecursionError) as error:
@@ -180,13 +183,16 @@ class Trust:
 
     def _write(self, grants: _Grants) -> None:
         try:
-            with tempfile.NamedTemporaryFile(
-                "w", dir=self.home, prefix=f".{_FILE}.", delete=False
-            ) as file:  # mode 0600
-                file.write(json.dumps(grants.model_dump(), indent=2, sort_keys=True) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(file.name, self.path)
+            descriptor, name = tempfile.mkstemp(dir=self.home, prefix=f".{_FILE}.")  # made with mode 0600
+            try:
+                with os.fdopen(descriptor, "w") as file:
+                    file.write(json.dumps(grants.model_dump(), indent=2, sort_keys=True) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(name, self.path)
+            except BaseException:
+                os.unlink(name)
+                raise
         except OSError as error:
             raise UserError(f"trust file {self.path} cannot be written: {error.strerror}; check AUDIT_HOME") from None
 
