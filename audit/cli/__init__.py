@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from audit.cli import catalogue, doctor, model, runs, scenarios
+from audit.cli import catalogue, demo, doctor, model, runs, scenarios
 from audit.parameters import UserError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ scenarios.register(app)
 runs.register(app)
 catalogue.register(app)
 doctor.register(app)
+demo.register(app)
 app.add_typer(model.app, name="model", help="The registry: add, list, show and remove models; grant trust.")
 
 

@@ -13,6 +13,13 @@ def train(members: Batch, *, seed: int = 0) -> Any:
     from xgboost import XGBClassifier
 
     model = XGBClassifier(
-        n_estimators=120, max_depth=3, learning_rate=0.08, subsample=0.8, colsample_bytree=0.8, min_child_weight=5, random_state=seed, n_jobs=1
+        n_estimators=120,
+        max_depth=3,
+        learning_rate=0.08,
+        subsample=0.8,
+        colsample_bytree=0.8,
+        min_child_weight=5,
+        random_state=seed,
+        n_jobs=1,
     )
     return model.fit(members.x, members.labels)
