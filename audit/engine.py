@@ -21,7 +21,7 @@ from audit.model import Capability
 from audit.pairing import PairedDifference, paired_difference
 from audit.parameters import UserError
 from audit.plan import Plan, Step, bind
-from audit.run_folder import Recorded, Run, RunWriter, list_runs, safe_name, write_findings
+from audit.run_folder import Recorded, Run, RunWriter, list_runs, rewrite_findings, safe_name
 from audit.scenario import ScenarioFile, parse, read
 
 if TYPE_CHECKING:
@@ -230,13 +230,7 @@ class _Session:
             writer.describe(models={ref: self._describe_model(ref, cards[ref]) for ref in refs})
             facts = {
                 "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "verdict": {
-                    "word": result.word,
-                    "sentence": result.sentence,
-                    "exit_code": result.exit_code,
-                    "counts": dict(result.counts),
-                },
-                "fail_on": str(fail_on),
+                **_conclusion(result, fail_on),
             }
             writer.finish(findings, timings, facts)
         return Report(path, tuple(findings), result)
@@ -363,6 +357,19 @@ class _Session:
     def _baseline(self, ours: Run) -> Compare | None:
         named = self.plan.scenario.baseline
         return comparison(ours, find_run(named, self.home)) if named else None
+
+
+def _conclusion(result: Verdict, fail_on: Severity) -> dict[str, Any]:
+    """What the manifest says of the findings; a reader holds the two against each other."""
+    return {
+        "verdict": {
+            "word": result.word,
+            "sentence": result.sentence,
+            "exit_code": result.exit_code,
+            "counts": dict(result.counts),
+        },
+        "fail_on": str(fail_on),
+    }
 
 
 def _today() -> datetime.date:
@@ -502,7 +509,7 @@ def rejudge(
     findings = judge(plan, stored.recorded, today=_today(), compare=compare)
     result = verdict(findings, fail_on)
     if write and stored.state != "running":
-        write_findings(stored.path, findings)
+        rewrite_findings(stored.path, findings, _conclusion(result, fail_on))
     return Report(stored.path, tuple(findings), result)
 
 

@@ -226,6 +226,16 @@ class RunWriter:
         self._finished = True
 
 
+def rewrite_findings(path: Path, findings: Sequence[Finding], facts: Mapping[str, Any]) -> None:
+    """Replace what a stored run concluded: its findings, and what its manifest says of them."""
+    manifest = Run(path).manifest
+    write_findings(path, findings)
+    write_atomically(
+        path / "manifest.json",
+        json.dumps({**manifest, **facts}, indent=2, sort_keys=True, ensure_ascii=False) + "\n",
+    )
+
+
 def write_findings(path: Path, findings: Sequence[Finding]) -> None:
     """(Re)write a run's ``findings.jsonl``."""
     write_atomically(
