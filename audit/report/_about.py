@@ -1,0 +1,49 @@
+"""What the installed code says of a check: a report explains with it, and does without where the check is not installed."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import dataclass
+from functools import cache
+
+from audit.names import available, resolve
+from audit.parameters import UserError
+
+_SECTION = re.compile(r"(?:^|\s)(Source|Blind spots):\s*(.*?)(?=\s(?:Source|Blind spots):|\n\s*\n|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class About:
+    """A check's own description."""
+
+    summary: str = ""
+    source: str = ""
+    blind_spots: str = ""
+    remedy: str = ""
+    needs: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+
+
+@cache
+def about(check: str) -> About:
+    """What a check says of itself; an empty description where this installation cannot tell."""
+    try:
+        found = resolve("checks", check)
+    except (UserError, ImportError, AttributeError):
+        return About()
+    text = inspect.getdoc(found) or ""
+    sections = {name: " ".join(body.split()) for name, body in _SECTION.findall(text)}
+    return About(
+        summary=" ".join(text.split("\n\n")[0].split()) if text else "",
+        source=sections.get("Source", ""),
+        blind_spots=sections.get("Blind spots", ""),
+        remedy=str(getattr(found, "remedy", "")),
+        needs=tuple(sorted(map(str, getattr(found, "needs", ())))),
+        tasks=tuple(sorted(map(str, getattr(found, "tasks", ())))),
+    )
+
+
+def known_checks() -> list[str]:
+    """Every check of this installation."""
+    return available("checks")

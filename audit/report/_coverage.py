@@ -1,0 +1,164 @@
+"""What an audit did not test. A reader who is not told takes silence for a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from audit.finding import Finding, Record, Status, ThreatModel
+from audit.numbers import show
+from audit.report._about import about, known_checks
+from audit.report._words import ACCESS, mapping
+
+GapKind = Literal["check", "not_applicable", "adversary", "data", "gate", "blind_spot"]
+HEADINGS: dict[GapKind, str] = {
+    "not_applicable": "Could not be tested on this model and data",
+    "check": "Checks that the scenario does not run",
+    "adversary": "Adversaries that were not tried",
+    "data": "What the data cannot show",
+    "gate": "Measured, but nothing rides on it",
+    "blind_spot": "What the checks that ran cannot see",
+}
+_EVASION = ("untargeted", "targeted")
+
+
+class Gap(Record):
+    """One thing that this audit says nothing about."""
+
+    kind: GapKind
+    subject: str
+    text: str
+
+
+def gaps(manifest: Mapping[str, Any], findings: Sequence[Finding], ran: Sequence[str]) -> tuple[Gap, ...]:
+    """Everything a stored run leaves untested, as far as the folder and the installed checks tell.
+
+    Args:
+        ran: names of the checks that the scenario runs.
+    """
+    found = [
+        *_not_applicable(findings),
+        *_other_checks(manifest, ran),
+        *_adversaries([f for f in findings if f.threat_model and f.status not in (Status.ERROR, Status.VOID)]),
+        *_data(manifest),
+        *_ungated(findings),
+        *_blind_spots(ran),
+    ]
+    return tuple(found)
+
+
+def _not_applicable(findings: Iterable[Finding]) -> Iterator[Gap]:
+    seen = set()
+    for finding in findings:
+        key = (finding.step, finding.message)
+        if finding.status is Status.NOT_APPLICABLE and key not in seen:
+            seen.add(key)
+            yield Gap(kind="not_applicable", subject=finding.step, text=finding.message)
+
+
+def _other_checks(manifest: Mapping[str, Any], ran: Sequence[str]) -> Iterator[Gap]:
+    models = [facts for facts in mapping(manifest.get("models")).values() if isinstance(facts, dict)]
+    tasks = {str(facts["task"]) for facts in models if facts.get("task")}
+    offered = {str(name) for facts in models for name in facts.get("capabilities") or ()}
+    if "train" in mapping(mapping(manifest.get("data")).get("rows")):
+        offered.add("train_data")
+    for name in known_checks():
+        if name in ran:
+            continue
+        told = about(name)
+        if tasks and told.tasks and not tasks & set(told.tasks):
+            continue
+        missing = [need for need in told.needs if need not in offered] if models else []
+        note = f" It would need {', '.join(missing)}, which this model and data do not offer." if missing else ""
+        yield Gap(kind="check", subject=name, text=f"{told.summary}{note}".strip())
+
+
+def _adversaries(findings: Sequence[Finding]) -> Iterator[Gap]:
+    threats = [f.threat_model for f in findings if f.threat_model]
+    evasion = [t for t in threats if t.goal in _EVASION]
+    if not evasion:
+        yield Gap(
+            kind="adversary",
+            subject="adversarial inputs",
+            text="None were tried: nothing is known about how it breaks.",
+        )
+    else:
+        yield from _evasion(evasion)
+    if not any(t.goal == "membership" for t in threats):
+        yield Gap(
+            kind="adversary",
+            subject="membership inference",
+            text="Was not tried: nothing is known about what the model gives away of the rows it was trained on.",
+        )
+
+
+def _evasion(threats: Sequence[ThreatModel]) -> Iterator[Gap]:
+    largest: dict[str, tuple[float, str]] = {}
+    for threat in threats:
+        if threat.norm is not None and threat.eps is not None:
+            largest[threat.norm] = max(largest.get(threat.norm, (0.0, "")), (threat.eps, threat.units))
+    if largest:
+        tried = "; ".join(
+            f"{norm} up to {show(eps)} {units}".rstrip() for norm, (eps, units) in sorted(largest.items())
+        )
+        if absent := [norm for norm in ("linf", "l2", "l1") if norm not in largest]:
+            yield Gap(
+                kind="adversary", subject=f"changes bounded in {' or '.join(absent)}", text=f"Only {tried} was tried."
+            )
+        yield Gap(
+            kind="adversary",
+            subject="larger or other changes",
+            text=f"Beyond {tried}: rotation, blur, occlusion, weather, patches.",
+        )
+    access = {threat.access for threat in threats}
+    if absent := [ACCESS[name] for name in ("white_box", "black_box_scores", "black_box_labels") if name not in access]:
+        yield Gap(
+            kind="adversary",
+            subject="adversaries with other access",
+            text=f"Not tried: {'; '.join(absent)}.",
+        )
+    if "targeted" not in {threat.goal for threat in threats}:
+        yield Gap(kind="adversary", subject="targeted attacks", text="Every attack was content with any wrong answer.")
+
+
+def _data(manifest: Mapping[str, Any]) -> Iterator[Gap]:
+    data = mapping(manifest.get("data"))
+    if not data:
+        return
+    rows = mapping(data.get("rows"))
+    if "train" not in rows:
+        yield Gap(
+            kind="data",
+            subject="training rows",
+            text="The data holds none, so neither memorisation nor overlap of training and test rows can be seen.",
+        )
+    if not data.get("groups"):
+        yield Gap(
+            kind="data",
+            subject="groups of people",
+            text="No protected attribute is declared, so differences between groups cannot be seen.",
+        )
+    if "test" in rows:
+        yield Gap(
+            kind="data",
+            subject="other data",
+            text=f"Every number speaks of data like the {rows['test']:,} test rows of {data.get('source', 'the source')}, "
+            "drawn the same way; of nothing else.",
+        )
+    for note in data.get("notes") or ():
+        yield Gap(kind="data", subject="as read", text=str(note))
+
+
+def _ungated(findings: Sequence[Finding]) -> Iterator[Gap]:
+    steps: dict[str, bool] = {}
+    for finding in findings:
+        if finding.status is not Status.NOT_APPLICABLE:
+            steps[finding.step] = steps.get(finding.step, False) or finding.gated
+    for step in [step for step, gated in steps.items() if not gated]:
+        yield Gap(kind="gate", subject=step, text="No gate requires anything of it, so it cannot fail this audit.")
+
+
+def _blind_spots(ran: Sequence[str]) -> Iterator[Gap]:
+    for name in ran:
+        if spots := about(name).blind_spots:
+            yield Gap(kind="blind_spot", subject=name, text=spots[:1].upper() + spots[1:])

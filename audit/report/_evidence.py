@@ -1,0 +1,282 @@
+"""Stored evidence as blocks of a page: pictures, charts, tables. Damage ends one block with a line, never the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from audit.finding import EvidenceRef
+from audit.numbers import show
+from audit.parameters import UserError
+from audit.report import _charts, _samples
+from audit.report._images import Picture, planes, scale_bar
+from audit.report._samples import Budget, Sample
+from audit.report._view import RunView
+from audit.report._words import clean, mapping, plain_value
+from audit.run_folder import Evidence
+
+MAX_CLASSES = 20
+"""A larger confusion matrix shows the classes that occur; where those are more still, the commonest confusions."""
+MAX_TABLE = 30
+DAMAGE = (UserError, KeyError, IndexError, ValueError, TypeError, OSError, OverflowError)
+"""What reading arrays that are not what their index says can raise."""
+KINDS = {
+    "attributions": "attributions",
+    "adversarial": "adversarial examples",
+    "confusion_matrix": "confusion matrix",
+    "curve": "curve",
+    "roc": "ROC curve",
+    "outcomes": "outcomes per row",
+    "table": "table",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text; the first column names the row."""
+
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A confusion matrix: per true class its row of (count, share of the row, whether it is right)."""
+
+    classes: tuple[str, ...]
+    rows: list[tuple[str, list[tuple[str, float, bool]]]]
+    note: str = ""
+
+
+@dataclass
+class Block:
+    """One piece of evidence as a page shows it."""
+
+    anchor: str
+    kind: str
+    step: str
+    path: str
+    title: str = ""
+    facts: list[str] = field(default_factory=list)
+    shown: str = ""
+    """How many of how many rows are shown."""
+    problem: str = ""
+    charts: list[str] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    legend: tuple[str, Picture, str] | None = None
+    """Palette with the words at its ends."""
+    table: Table | None = None
+    matrix: Matrix | None = None
+
+
+def blocks(view: RunView) -> list[Block]:
+    """Every piece of evidence of a run, in order."""
+    pictured = sum(ref.kind in ("attributions", "adversarial") for ref, _ in view.evidence)
+    out = []
+    for number, (ref, step) in enumerate(view.evidence, 1):
+        block = Block(f"evidence-{number}", KINDS.get(ref.kind, clean(ref.kind)), step, ref.path)
+        try:
+            _fill(block, view, ref, Budget.share(pictured), number)
+        except DAMAGE as error:
+            said = str(error) if isinstance(error, UserError) else f"{ref.path}: {type(error).__name__}: {error}"
+            block = Block(block.anchor, block.kind, step, ref.path, block.title, problem=view.problem(said))
+        out.append(block)
+    return out
+
+
+def _fill(block: Block, view: RunView, ref: EvidenceRef, budget: Budget, number: int) -> None:
+    evidence = view.run.evidence(ref)
+    if not isinstance(evidence.meta, dict):
+        raise UserError(f"evidence {ref.path}/meta.json is damaged: no mapping")
+    if not len(evidence):
+        raise UserError(f"evidence {ref.path} holds no rows")
+    name = ref.path.rsplit("/", 1)[-1].replace("_", " ")
+    block.title = clean(evidence.meta.get("title") or name)
+    match ref.kind:
+        case "attributions":
+            _attributions(block, evidence, view, budget, number)
+        case "adversarial":
+            _adversarial(block, evidence, view, budget)
+        case "confusion_matrix":
+            block.matrix, block.table = _confusion(evidence)
+        case "curve":
+            _curve(block, evidence, number)
+        case "roc":
+            line = _charts.Series("this model", *(_floats(evidence, name) for name in ("fpr", "tpr")))
+            block.charts.append(_charts.roc([line], title=f"ROC curve: {block.title}", number=number))
+        case "outcomes":
+            values = _floats(evidence, "value")
+            block.facts.append(f"{len(values):,} rows, mean {show(float(values.mean()))}; kept for paired comparison")
+        case _:
+            block.table = _table(evidence)
+
+
+def _attributions(block: Block, evidence: Evidence, view: RunView, budget: Budget, number: int) -> None:
+    meta = evidence.meta
+    block.facts += _facts({"explainer": meta.get("explainer"), **mapping(meta.get("parameters"))})
+    block.samples, block.shown = _samples.attributions(evidence, _bounds(view, evidence, block.step), budget)
+    kind = str(meta.get("input_kind", ""))
+    if kind == "image":
+        block.legend = _legend("speaks against the class", "speaks for it; the ends are each map's own scale")
+    elif names := list(_texts(meta.get("feature_names"))):
+        import numpy as np
+
+        values = np.abs(evidence.column("values").reshape(len(evidence), -1))
+        mean = values.mean(axis=0)
+        if len(mean) == len(names):
+            top = np.argsort(-mean, kind="stable")[:15]
+            block.charts.append(
+                _charts.bars(
+                    {names[i]: float(mean[i]) for i in top},
+                    title=f"Mean size of each feature's contribution: {block.title}",
+                    label=f"mean |contribution| over {len(values):,} rows",
+                    number=number,
+                )
+            )
+
+
+def _adversarial(block: Block, evidence: Evidence, view: RunView, budget: Budget) -> None:
+    meta = evidence.meta
+    units = f" {meta['units']}" if meta.get("units") else ""
+    eps = f"{show(float(meta['eps']))}{units}" if isinstance(meta.get("eps"), (int, float)) else None
+    block.facts += _facts({"attack": meta.get("attack"), "norm": meta.get("norm"), "eps": eps})
+    block.samples, block.shown = _samples.adversarial(evidence, _bounds(view, evidence, block.step), budget)
+    if str(meta.get("input_kind", "")) == "image" and not _colour(evidence):
+        block.legend = _legend("made darker", "made brighter")
+
+
+def _legend(low: str, high: str) -> tuple[str, Picture, str]:
+    return low, Picture(scale_bar(), f"Palette: blue {low}, white is zero, red {high}.", "", 180, 10, True), high
+
+
+def _facts(facts: dict[str, Any]) -> list[str]:
+    return [f"{key.replace('_', ' ')} {plain_value(value)}" for key, value in facts.items() if value not in (None, "")]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    yield from (clean(item) for item in value) if isinstance(value, list) else ()
+
+
+def _bounds(view: RunView, evidence: Evidence, step: str) -> tuple[float, float] | None:
+    """Black and white of a picture: the evidence's own bounds, else those of the audited model's input."""
+    own = evidence.meta.get("bounds")
+    models = {f.model for f in view.findings if f.step == step} | {r.model for r in view.recorded if r.step == step}
+    for found in [own, *(_field_bounds(view.models.get(model, {})) for model in sorted(models))]:
+        if isinstance(found, list) and len(found) == 2 and all(isinstance(v, (int, float)) for v in found):
+            return float(found[0]), float(found[1])
+    return None
+
+
+def _field_bounds(facts: dict[str, Any]) -> Any:
+    fields = mapping(facts.get("spec")).get("fields")
+    return mapping(fields[0]).get("bounds") if isinstance(fields, list) and len(fields) == 1 else None
+
+
+def _colour(evidence: Evidence) -> bool:
+    return planes(evidence.row(0)["x"]).ndim == 3
+
+
+def _floats(evidence: Evidence, name: str) -> Any:
+    import numpy as np
+
+    return np.asarray(evidence.column(name), dtype=np.float64).reshape(len(evidence))
+
+
+def _curve(block: Block, evidence: Evidence, number: int) -> None:
+    import numpy as np
+
+    meta = evidence.meta
+    x, y = _floats(evidence, "x"), _floats(evidence, "y")
+    low, high = (_floats(evidence, name) if name in evidence.fields else None for name in ("low", "high"))
+    named = evidence.column("series").astype(str) if "series" in evidence.fields else np.full(len(x), "")
+    series = []
+    for name in dict.fromkeys(named.tolist()):
+        rows = np.flatnonzero(named == name)
+        rows = rows[np.argsort(x[rows], kind="stable")]
+        band = [None if side is None else side[rows] for side in (low, high)]
+        series.append(_charts.Series(clean(name), x[rows], y[rows], *band))
+    labels = {key: str(meta.get(f"{key}_label") or key) for key in ("x", "y")}
+    block.charts.append(
+        _charts.curve(
+            series,
+            title=f"{block.title}: {labels['y']} over {labels['x']}",
+            x_label=labels["x"],
+            y_label=labels["y"],
+            x_scale=str(meta.get("x_scale", "linear")),
+            y_scale=str(meta.get("y_scale", "linear")),
+            number=number,
+        )
+    )
+    header = (*(("series",) if len(series) > 1 else ()), labels["x"], labels["y"], "interval")
+    cells: list[tuple[str, ...]] = []
+    for line in series:
+        for i in range(len(line.x)):
+            interval = (
+                "–" if line.low is None or line.high is None else f"{_cell(line.low[i])} to {_cell(line.high[i])}"
+            )
+            cells.append((*((line.name,) if len(series) > 1 else ()), _cell(line.x[i]), _cell(line.y[i]), interval))
+    block.table = Table(header, cells[:MAX_TABLE], _left_out(len(cells), MAX_TABLE))
+
+
+def _table(evidence: Evidence) -> Table:
+    names = evidence.fields
+    columns = [evidence.column(name) for name in names]
+    if wide := [name for name, column in zip(names, columns, strict=True) if column.ndim != 1]:
+        names = tuple(name for name in names if name not in wide)
+        columns = [column for column in columns if column.ndim == 1]
+    ids = evidence.ids
+    rows = [(clean(ids[i]), *(_cell(column[i]) for column in columns)) for i in range(min(len(ids), MAX_TABLE))]
+    note = _left_out(len(ids), MAX_TABLE)
+    if wide:
+        note = f"{note} Not shown, for they hold more than one number per row: {', '.join(map(clean, wide))}.".strip()
+    return Table(("row", *(clean(name).replace("_", " ") for name in names)), rows, note)
+
+
+def _left_out(total: int, cap: int) -> str:
+    return f"{cap} of {total:,} rows are shown; the evidence folder holds all." if total > cap else ""
+
+
+def _cell(value: Any) -> str:
+    item = value.item() if hasattr(value, "item") else value
+    if isinstance(item, float):
+        return "–" if math.isnan(item) else show(item)
+    return f"{item:,}" if isinstance(item, int) and not isinstance(item, bool) else clean(plain_value(item))
+
+
+def _confusion(evidence: Evidence) -> tuple[Matrix | None, Table | None]:
+    import numpy as np
+
+    counts = np.asarray(evidence.row(0)["counts"])
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+        raise ValueError(f"counts of shape {counts.shape} are no confusion matrix")
+    given = list(_texts(evidence.meta.get("classes")))
+    classes = given if len(given) == len(counts) else [str(i) for i in range(len(counts))]
+    occurring: Sequence[int] = range(len(counts))
+    note = ""
+    if len(counts) > MAX_CLASSES:
+        occurring = [int(i) for i in np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))]
+        note = f"{len(occurring)} of {len(counts):,} classes occur and are shown."
+    if len(occurring) > MAX_CLASSES:
+        wrong = counts.copy()
+        np.fill_diagonal(wrong, 0)
+        order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_TABLE]
+        pairs = [divmod(int(i), len(counts)) for i in order if wrong.flat[i] > 0]
+        rows = [(classes[true], classes[said], f"{int(wrong[true, said]):,}") for true, said in pairs]
+        confused = int((wrong > 0).sum())
+        note = f"The {len(rows)} commonest of {confused:,} confusions between {len(counts):,} classes."
+        return None, Table(("true class", "predicted as", "rows"), rows, note)
+    totals = counts.sum(axis=1)
+    body = [
+        (
+            classes[i],
+            [
+                (f"{int(counts[i, j]):,}", float(counts[i, j] / totals[i]) if totals[i] else 0.0, i == j)
+                for j in occurring
+            ],
+        )
+        for i in occurring
+    ]
+    return Matrix(tuple(classes[i] for i in occurring), body, note), None
