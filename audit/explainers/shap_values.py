@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _PATCHES = 64
 """Most patches an image is cut into by default."""
+_COALITIONS = 4096
+"""About as many coalitions are asked at once."""
 
 
 class ShapValues(Explainer):
@@ -150,12 +152,18 @@ def _by_orders(game: _Game, orders: NDArray[np.int64]) -> tuple[NDArray[np.float
     count, players = orders.shape
     joined = np.arange(1, players)[:, None]
     drawn = np.empty((count, players))
-    for order, added in zip(orders, drawn, strict=True):
-        place = order.argsort()
-        worth = game(np.concatenate([place < joined, place >= players - joined]))
-        forward, backward = worth[: players - 1], worth[players - 1 :]
-        added[order] = np.diff(np.concatenate([[game.none], forward, [game.all]]))
-        added[order[::-1]] += np.diff(np.concatenate([[game.none], backward, [game.all]]))
+    together = max(1, _COALITIONS // (2 * players))
+    for first in range(0, count, together):
+        some = orders[first : first + together]
+        place = some.argsort(axis=1)[:, None]
+        coalitions = np.stack([place < joined, place >= players - joined], axis=1)
+        worth = game(coalitions.reshape(-1, players)).reshape(len(some), 2, players - 1)
+        steps = np.diff(
+            np.pad(worth, ((0, 0), (0, 0), (1, 1)), constant_values=((0, 0), (0, 0), (game.none, game.all)))
+        )
+        at, added = np.arange(len(some))[:, None], drawn[first : first + together]
+        added[at, some] = steps[:, 0]
+        added[at, some[:, ::-1]] += steps[:, 1]
     drawn /= 2
     return drawn.mean(axis=0), float((drawn.std(axis=0, ddof=1) / math.sqrt(count)).max())
 

@@ -214,7 +214,7 @@ def test_codes_have_no_gradient() -> None:
         spec=InputSpec(fields=(Field(name="age", kind="number"), Field(name="job", kind="category", categories=("a",)))),
         capabilities=implied("value", gradients=True, layers=False), forward=lambda x: x.sum(dim=1),
     )  # fmt: skip
-    with pytest.raises(UserError, match="job.*use shap_values"):
+    with pytest.raises(UserError, match=r"job.*use shap_values"):
         explain(model, rows((1, 0)))
 
 

@@ -75,5 +75,5 @@ def test_codes_have_no_gradient() -> None:
         spec=InputSpec(fields=(Field(name="job", kind="category", categories=("a", "b")),)),
         capabilities=implied("value", gradients=True, layers=False), forward=lambda x: x.sum(dim=1),
     )  # fmt: skip
-    with pytest.raises(UserError, match="job.*use shap_values"):
+    with pytest.raises(UserError, match=r"job.*use shap_values"):
         explain(model, torch.zeros(1, 1))
