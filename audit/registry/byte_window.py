@@ -70,7 +70,7 @@ class Window:
     def read_all(self, limit: int, where: str, kind: str) -> bytes:
         """The whole window, which must not be longer than ``limit``."""
         if self.size > limit:
-            raise Malformed(where, f"{kind} of {self.size:,} bytes is longer than the {limit:,} that may be read")
+            raise Malformed(where, f"is {kind} of {self.size:,} bytes, more than the {limit:,} that are read of one")
         return self.read_at(0, self.size)
 
     def part(self, offset: int, size: int) -> Window:

@@ -15,7 +15,9 @@ from audit.registry.scan_report import Inspection
 
 MAX_HEADER = 100_000_000
 """Bytes of a safetensors header: the limit of the safetensors library."""
-MAX_JSON = 256 << 20
+MAX_JSON = 128 << 20
+"""Bytes: parsed, a hostile document takes twenty times as many."""
+MAX_TEXT = 1 << 30
 NPY_MAGIC = b"\x93NUMPY"
 LIGHTGBM_START = b"tree\n"
 
@@ -147,7 +149,7 @@ def check_xgboost_json(window: Window, inspection: Inspection) -> None:
 
 def check_lightgbm(window: Window) -> None:
     """Hold a LightGBM text model to the sizes of trees that it declares, by which LightGBM finds them."""
-    text = window.read_all(MAX_JSON, "", "a text file")
+    text = window.read_all(MAX_TEXT, "", "a text file")
     if b"\x00" in text:
         raise Malformed("", "holds a zero byte, which LightGBM text does not")
     header, found, _ = text.partition(b"\n\n")

@@ -112,9 +112,8 @@ def scan_file(path: Path | str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> ScanRe
 
 def _open(path: Path) -> io.BufferedReader:
     try:
-        descriptor = os.open(
-            path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-        )  # opening a pipe must not wait for a writer
+        # without O_NONBLOCK, opening a pipe would wait for whoever writes to it
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"model file {printable(str(path))!r} cannot be opened: {reason}; check the path") from None

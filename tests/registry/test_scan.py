@@ -193,6 +193,14 @@ def test_the_scan_steps_over_raw_arrays_to_what_follows(array: Any) -> None:
     assert not any("could not be followed" in issue.what for issue in report.findings)
 
 
+def test_a_file_cut_inside_a_raw_array_is_refused() -> None:
+    joblib.dump([np.zeros(1000), Payload()], "model.joblib")
+    Path("cut").write_bytes(Path("model.joblib").read_bytes()[:2000])
+    report = judged("cut")
+    assert report.verdict == "refused"
+    assert "ends inside a raw array" in report.summary
+
+
 def test_skops_files_are_clean(tree: DecisionTreeClassifier) -> None:
     from scipy.sparse import csr_matrix
 
