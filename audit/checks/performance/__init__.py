@@ -1,0 +1,1 @@
+"""Checks of how right a model is."""

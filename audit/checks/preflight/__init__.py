@@ -1,0 +1,1 @@
+"""Checks of the model itself, before any number about it is believed."""
