@@ -140,7 +140,7 @@ class Evidence:
         path = self._folder / f"{chunk['chunk']:05d}.{name}.npy"
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise UserError(f"evidence {path} is damaged: {error}") from error
 
 
