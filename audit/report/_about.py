@@ -6,6 +6,9 @@ import inspect
 import re
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
+
+from pydantic import ValidationError
 
 from audit.names import available, resolve
 from audit.parameters import UserError
@@ -39,9 +42,18 @@ def about(check: str) -> About:
         source=sections.get("Source", ""),
         blind_spots=sections.get("Blind spots", ""),
         remedy=str(getattr(found, "remedy", "")),
-        needs=tuple(sorted(map(str, getattr(found, "needs", ())))),
+        needs=_needs(found),
         tasks=tuple(sorted(map(str, getattr(found, "tasks", ())))),
     )
+
+
+def _needs(found: type[Any]) -> tuple[str, ...]:
+    """What the check needs with its default parameters; what it needs in any case where some have no default."""
+    try:
+        needs = found().requirements()
+    except ValidationError:
+        needs = found.needs
+    return tuple(sorted(map(str, needs)))
 
 
 def known_checks() -> list[str]:

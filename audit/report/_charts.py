@@ -186,7 +186,7 @@ def _inline(svg: str, title: str, number: int) -> str:
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', body))
     body = re.sub(r'\sid="([^"]*)"', lambda m: f' id="c{number}-{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r'(href="|url\()#', rf"\g<1>#c{number}-", body)
-    body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 system-ui, sans-serif", body)
+    body = re.sub(r"(font: [\d.]+px|font-family:) [^;\"]*", r"\1 system-ui, sans-serif", body)
     body = body.replace(_INK, "var(--ink)").replace(_FAINT, "var(--line)")
     for i, colour in enumerate(_SERIES, 1):
         body = body.replace(colour, f"var(--s{i})")

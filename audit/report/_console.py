@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from audit.judge import Verdict
     from audit.run_folder import Run
 
+WIDE = 120
+"""Columns from which on every number has a column of its own."""
 _STYLES = {
     Status.PASS: "green",
     Status.FAIL: "bold red",
@@ -58,7 +60,10 @@ class Gates:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw for where the output goes."""
-        yield from [self._table()] if console.is_terminal else self._lines()
+        if not console.is_terminal:
+            yield from self._lines()
+        else:
+            yield self._table() if options.max_width >= WIDE else self._narrow()
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
@@ -71,7 +76,7 @@ class Gates:
         for f in self.gates:
             table.add_row(
                 _status(f.status),
-                Text(clean(f.id).removesuffix(f" {f.required}")),
+                Text(_name(f)),
                 Text(clean(f.required or "–")),
                 Text(value_of(f)),
                 Text(interval_of(f) or "–"),
@@ -79,14 +84,30 @@ class Gates:
             )
         return table
 
+    def _narrow(self) -> Table:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold", ratio=1)
+        for f in self.gates:
+            table.add_row(_status(f.status), Text.assemble(_name(f), (f"\n{_numbers_of(f)}", "dim")))
+        return table
+
     def _lines(self) -> Iterator[Text]:
         for f in self.gates:
-            name = clean(f.id).removesuffix(f" {f.required}")
-            required = f" {clean(f.required)}" if f.required else ""
-            measured = f": {value_of(f)}" if f.estimate is not None else ""
-            interval = f" ({interval_of(f)}, n = {n_of(f)})" if interval_of(f) else ""
-            line = f"{STATUS[f.status].icon} {STATUS[f.status].word}: {name}{required}{measured}{interval}"
-            yield Text(line)
+            numbers = _numbers_of(f)
+            yield Text(f"{STATUS[f.status].icon} {STATUS[f.status].word}: {_name(f)}{f' {numbers}' if numbers else ''}")
+
+
+def _name(finding: Finding) -> str:
+    return clean(finding.id.removesuffix(f" {finding.required}"))
+
+
+def _numbers_of(finding: Finding) -> str:
+    """``>= 0.6: 0.4593 (0.4166 to 0.5023, n = 540)``."""
+    measured = value_of(finding) if finding.estimate is not None else ""
+    if interval := interval_of(finding):
+        measured += f" ({interval}, n = {n_of(finding)})"
+    return ": ".join(part for part in (clean(finding.required or ""), measured) if part)
 
 
 def _status(status: Status) -> Text:

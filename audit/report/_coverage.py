@@ -8,7 +8,7 @@ from typing import Any, Literal
 from audit.finding import Finding, Record, Status, ThreatModel
 from audit.numbers import show
 from audit.report._about import about, known_checks
-from audit.report._words import ACCESS, mapping
+from audit.report._words import ACCESS, count, mapping
 
 GapKind = Literal["check", "not_applicable", "adversary", "data", "gate", "blind_spot"]
 HEADINGS: dict[GapKind, str] = {
@@ -142,7 +142,7 @@ def _data(manifest: Mapping[str, Any]) -> Iterator[Gap]:
         yield Gap(
             kind="data",
             subject="other data",
-            text=f"Every number speaks of data like the {rows['test']:,} test rows of {data.get('source', 'the source')}, "
+            text=f"Every number speaks of data like the {count(rows['test'])} test rows of {data.get('source', 'the source')}, "
             "drawn the same way; of nothing else.",
         )
     for note in data.get("notes") or ():

@@ -12,7 +12,7 @@ from audit.finding import EvidenceRef, Finding, Severity, Status
 from audit.judge import Verdict, verdict
 from audit.parameters import UserError
 from audit.report._coverage import Gap, gaps
-from audit.report._words import SEVERITIES, STATUS, VERDICTS, by_weight, clean, mapping
+from audit.report._words import SEVERITIES, STATUS, VERDICTS, by_weight, clean, count, mapping
 from audit.run_folder import Recorded, Run
 from audit.scenario import Scenario, ScenarioFile, parse
 
@@ -164,6 +164,12 @@ class RunView:
     def data(self) -> dict[str, Any]:
         """What is known of the data."""
         return mapping(self.manifest.get("data"))
+
+    @property
+    def rows(self) -> str:
+        """``540 test, 1,257 train rows``; empty where that is not on record."""
+        parts = [f"{count(n)} {part}" for part, n in mapping(self.data.get("rows")).items()]
+        return f"{', '.join(parts)} rows" if parts else ""
 
     @cached_property
     def scenario_file(self) -> ScenarioFile | None:

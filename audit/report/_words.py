@@ -176,6 +176,11 @@ def mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def count(value: Any) -> str:
+    """A stored count with thousands separators."""
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def plain_value(value: Any) -> str:
     """A parameter's value as a reader writes it."""
     if isinstance(value, bool):

@@ -73,10 +73,7 @@ def _facts(view: RunView) -> list[str]:
         f"{escape(ref)}" + (f" ({str(facts.get('digest'))[:12]})" if facts.get("digest") else "")
         for ref, facts in view.models.items()
     )
-    rows = view.data.get("rows")
-    data = escape(view.data.get("source", ""))
-    if isinstance(rows, dict):
-        data += f" ({', '.join(f'{n:,} {escape(part)}' for part, n in rows.items())} rows)"
+    data = escape(view.data.get("source", "")) + (f" ({escape(view.rows)})" if view.rows else "")
     total = view.timings.get("total")
     facts = [
         ("model", models),

@@ -18,7 +18,7 @@ from audit.finding import Finding, Severity, Status, fingerprint
 from audit.names import class_name
 from audit.report import Renderer
 from audit.report._about import about
-from audit.report._view import RunView
+from audit.report._view import RunView, tidy
 from audit.report._words import STATUS, clean, interval_of, level_of, n_of, part_of, value_of
 from audit.run_folder import Run
 
@@ -43,7 +43,7 @@ class Sarif(Renderer):
     def render(self, run: Run) -> str:
         """The run as a SARIF log."""
         log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [_Log(RunView(run)).run()]}
-        return json.dumps(log, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        return json.dumps(tidy(log), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def level_of_result(finding: Finding) -> Level:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -109,11 +110,13 @@ def finding(
 class Stored:
     """A run folder in the making."""
 
-    def __init__(self, path: Path, scenario: str = SCENARIO, **manifest: Any) -> None:
-        self.writer = RunWriter(path, {**MANIFEST, **manifest}, scenario)
+    def __init__(self, path: Path, text: str = SCENARIO, **manifest: Any) -> None:
+        self.writer = RunWriter(path, {**MANIFEST, **manifest}, text)
         self.findings: list[Finding] = []
 
-    def evidence(self, step: str, name: str, kind: str, ids: Sequence[str], meta: dict[str, Any], **fields: Any) -> EvidenceRef:
+    def evidence(
+        self, step: str, name: str, kind: str, ids: Sequence[str], meta: dict[str, Any], **fields: Any
+    ) -> EvidenceRef:
         """Store one series."""
         series = self.writer.evidence(step, name, kind, meta)
         series.append(list(ids), **fields)
@@ -186,7 +189,15 @@ MANIFEST: dict[str, Any] = {
             "output": "logit",
             "capabilities": ["gradients", "labels", "layers", "logits", "probabilities"],
             "spec": {
-                "fields": [{"name": "image", "kind": "image", "shape": [1, 8, 8], "bounds": [0.0, 16.0], "units": "grey levels"}],
+                "fields": [
+                    {
+                        "name": "image",
+                        "kind": "image",
+                        "shape": [1, 8, 8],
+                        "bounds": [0.0, 16.0],
+                        "units": "grey levels",
+                    }
+                ],
                 "preprocessing": "division by 16",
             },
             "files": {"digits.safetensors": "1e" * 32},
@@ -201,7 +212,12 @@ MANIFEST: dict[str, Any] = {
         "groups": [],
         "notes": ["no column is missing"],
     },
-    "steps": ["performance.classification", "robustness.evasion", "privacy.membership_inference", "explanation.faithfulness"],
+    "steps": [
+        "performance.classification",
+        "robustness.evasion",
+        "privacy.membership_inference",
+        "explanation.faithfulness",
+    ],
     "platform": {"python": "3.11.2", "system": "Linux", "machine": "x86_64"},
     "packages": {"torch": "2.13.0", "numpy": "2.4.6"},
 }
@@ -245,7 +261,15 @@ def adversarial_examples(stored: Stored, n: int = 40, name: str = "pgd") -> Evid
     noise = np.sign(np.random.default_rng(0).normal(size=x[:n].shape)).astype(np.float32)
     changed = np.clip(x[:n] + 2 * noise, 0, 16)
     after = np.where(np.arange(n) % 3 == 0, y[:n], (y[:n] + 5) % 10)
-    meta = {"attack": name, "norm": "linf", "eps": 2.0, "units": "grey levels", "classes": CLASSES, "input_kind": "image", "bounds": [0, 16]}
+    meta = {
+        "attack": name,
+        "norm": "linf",
+        "eps": 2.0,
+        "units": "grey levels",
+        "classes": CLASSES,
+        "input_kind": "image",
+        "bounds": [0, 16],
+    }
     return stored.evidence(
         "robustness.evasion", name, "adversarial", [f"row{i:03d}" for i in range(n)], meta,
         x=x[:n], adversarial=changed, label=y[:n], prediction=y[:n], adversarial_prediction=after,
@@ -273,7 +297,13 @@ def roc_curve(stored: Stored) -> EvidenceRef:
     fpr = np.array([(outside >= c).mean() for c in cuts])
     tpr = np.array([(inside >= c).mean() for c in cuts])
     return stored.evidence(
-        "privacy.membership_inference", "roc", "roc", [str(i) for i in range(len(cuts))], {"title": "loss threshold"}, fpr=fpr, tpr=tpr
+        "privacy.membership_inference",
+        "roc",
+        "roc",
+        [str(i) for i in range(len(cuts))],
+        {"title": "loss threshold"},
+        fpr=fpr,
+        tpr=tpr,
     )
 
 
@@ -327,10 +357,166 @@ def rich_run(path: Path) -> Run:
     return s.finish()
 
 
+GOOD = Proportion(k=540, n=540)
+BAD = Proportion(k=100, n=540)
+UNSURE = Proportion(k=330, n=540)
+WAIVER = {"owner": "Ada", "reason": "accepted for the pilot", "expires": "2099-12-31"}
+NASTY = "<script>alert('x')</script> & \"quoted\" | `code` \x1b[31m\x00 \u202e ]]> --> é 漢 😀"
+
+
+def _passing(s: Stored) -> Run:
+    return s.add(finding(estimate=GOOD, required=">= 0.6")).finish()
+
+
+def _failing(s: Stored) -> Run:
+    return s.add(
+        finding(estimate=BAD, required=">= 0.6"), finding(metric="clean_accuracy", estimate=GOOD, required=">= 0.6")
+    ).finish()
+
+
+def _undecided(s: Stored) -> Run:
+    return s.add(finding(estimate=UNSURE, required=">= 0.6")).finish()
+
+
+def _broken(s: Stored) -> Run:
+    step_error = finding(metric=None, status=Status.ERROR, message="ValueError: no gradient (in run, pgd.py:7)")
+    gate_error = finding(
+        required=">= 0.6", status=Status.ERROR, message="robust_accuracy was not measured: ValueError: no gradient"
+    )
+    return s.add(step_error, gate_error).finish()
+
+
+def _void(s: Stored) -> Run:
+    return s.add(
+        finding(
+            estimate=GOOD, required=">= 0.6", status=Status.VOID, message="the number means nothing: masked gradients"
+        )
+    ).finish()
+
+
+def _waived(s: Stored) -> Run:
+    return s.add(
+        finding(estimate=BAD, required=">= 0.6", status=Status.WAIVED, waiver=WAIVER, message="0.185 misses >= 0.6")
+    ).finish()
+
+
+def _absent(s: Stored) -> Run:
+    gone = finding(required=">= 0.6", status=Status.NOT_APPLICABLE, message="needs gradients: the model offers none")
+    return s.add(
+        gone,
+        finding(
+            "privacy.dp_accounting",
+            "epsilon",
+            None,
+            "<= 3",
+            status=Status.NOT_APPLICABLE,
+            message="no record",
+            optional=True,
+        ),
+    ).finish()
+
+
+def _explored(s: Stored) -> Run:
+    return s.add(finding(estimate=GOOD)).finish()
+
+
+def _empty(s: Stored) -> Run:
+    return s.finish()
+
+
+def _interrupted(s: Stored) -> Run:
+    s.add(finding(estimate=GOOD, required=">= 0.6"))
+    s.record(s.findings[0], outcome=Outcome(status="completed"))
+    return s.close()
+
+
+def _unstarted(s: Stored) -> Run:
+    return s.close()
+
+
+def _running(s: Stored) -> Run:
+    s.add(finding(estimate=GOOD, required=">= 0.6"))
+    return Run(s.writer.path)
+
+
+def _nasty(s: Stored) -> Run:
+    table = s.evidence(
+        "robustness.evasion",
+        "table",
+        "table",
+        [NASTY, "b"],
+        {"title": NASTY},
+        value=np.array([1.5, 2.5]),
+        word=np.array([NASTY, "w"]),
+    )
+    bad = finding(
+        estimate=BAD, required=">= 0.6", title=NASTY, message=NASTY, remedy=NASTY, cautions=(NASTY,), params={NASTY: NASTY},
+        dims={"class": NASTY}, model=NASTY, evidence=(table,), threat_model=LINF.model_copy(update={"constraints": NASTY}),
+    )  # fmt: skip
+    waived = finding(
+        metric="clean_accuracy",
+        estimate=BAD,
+        required=">= 0.6",
+        status=Status.WAIVED,
+        waiver=dict.fromkeys(WAIVER, NASTY),
+        message=NASTY,
+    )
+    return s.add(bad, waived, finding("x.y", "z", GOOD, dims={"group": NASTY}, title=NASTY)).finish()
+
+
+def _damaged(s: Stored) -> Run:
+    run = _failing(s)
+    lines = (run.path / "findings.jsonl").read_text().splitlines(keepends=True)
+    (run.path / "findings.jsonl").write_text(lines[1])
+    return Run(run.path)
+
+
+SITUATIONS: dict[str, Callable[[Stored], Run]] = {
+    "pass": _passing,
+    "fail": _failing,
+    "inconclusive": _undecided,
+    "error": _broken,
+    "void": _void,
+    "waived": _waived,
+    "absent": _absent,
+    "explored": _explored,
+    "empty": _empty,
+    "interrupted": _interrupted,
+    "unstarted": _unstarted,
+    "running": _running,
+    "nasty": _nasty,
+    "damaged": _damaged,
+}
+WORDS = {
+    "void": "error", "waived": "pass", "absent": "error", "empty": "explored", "unstarted": "interrupted", "nasty": "fail",
+}  # fmt: skip
+
+
+@pytest.fixture(params=list(SITUATIONS))
+def situation(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Run]]:
+    """Every kind of run: its name, and the run."""
+    name = request.param
+    made = Stored(tmp_path / "run", **({"scenario": NASTY, "models": {NASTY: {}}} if name == "nasty" else {}))
+    yield name, SITUATIONS[name](made)
+    if name == "running":
+        made.close()
+
+
 @pytest.fixture
-def rich(tmp_path: Path) -> Run:
-    """A finished run with everything in it."""
-    return rich_run(tmp_path / "rich")
+def situation_run(tmp_path: Path) -> Callable[[str], Run]:
+    """One kind of run by name."""
+    return lambda name: SITUATIONS[name](Stored(tmp_path / name))
+
+
+@pytest.fixture(scope="session")
+def _rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rich_run(tmp_path_factory.mktemp("stored") / "rich").path
+
+
+@pytest.fixture
+def rich(_rich: Path, tmp_path: Path) -> Run:
+    """A finished run with everything in it, for a test to keep or to damage."""
+    return Run(Path(shutil.copytree(_rich, tmp_path / "rich")))
 
 
 @pytest.fixture
@@ -348,4 +534,5 @@ def make() -> Any:
     """This file's makers of findings and evidence, for tests to call."""
     import types
 
-    return types.SimpleNamespace(**{name: value for name, value in globals().items() if callable(value)})
+    found = {name: value for name, value in globals().items() if callable(value)}
+    return types.SimpleNamespace(**found, words=WORDS, classes=CLASSES, nasty=NASTY, linf=LINF)
