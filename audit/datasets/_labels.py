@@ -33,10 +33,17 @@ Classes = Annotated[int, Field(ge=2)] | tuple[Name, ...] | None
 
 def in_order(values: set[str]) -> tuple[str, ...]:
     """Distinct texts sorted: by number where all are numbers, else by text."""
+    if all(map(is_number, values)):
+        return tuple(sorted(values, key=lambda value: (float(value), value)))
+    return tuple(sorted(values))
+
+
+def is_number(text: str | None) -> bool:
+    """Whether a text is a number, infinite ones included, NaN not."""
     try:
-        return tuple(sorted(values, key=float))
+        return text is not None and float(text) == float(text)
     except ValueError:
-        return tuple(sorted(values))
+        return False
 
 
 def class_names(classes: int | Sequence[str]) -> tuple[str, ...]:
@@ -56,7 +63,7 @@ def encode(
 ) -> tuple[NDArray[Any], tuple[str, ...]]:
     """Class indices ``(N,)`` int64 of label texts, and the classes' names.
 
-    Declared names that occur as labels are matched by name; labels that are all indices pick the names by position.
+    Labels are matched with declared names; where none of them is a name and all are indices, they pick the names by position.
 
     Raises:
         UserError: a label fits no declared class, or there is only one class and none declared.
@@ -75,7 +82,7 @@ def encode(
     place = {name: i for i, name in enumerate(names)}
     if unknown := found - place.keys():
         positions = {str(i): i for i in range(len(names))}
-        if found <= positions.keys():
+        if unknown == found and found <= positions.keys():
             place = positions
         else:
             shown = ", ".join(f"'{name}'" for name in in_order(unknown)[:5])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from audit.datasets import Rows, Source
-from audit.datasets._labels import Classes, Name, encode, in_order, text_of
+from audit.datasets._labels import Classes, Name, encode, in_order, is_number, text_of
 from audit.model import Field, InputSpec, Task
 from audit.names import nearest
 from audit.parameters import UserError
@@ -171,7 +171,7 @@ class Table(Source):
         """A column of numbers, declared codes for missing values taken out."""
         import numpy as np
 
-        codes = [float(token) for token in self._tokens(name) if _is_number(token)]
+        codes = [float(token) for token in self._tokens(name) if is_number(token)]
         used = tuple(text_of(code) for code in codes if (numbers == code).any())
         return Column(np.where(np.isin(numbers, codes), np.nan, numbers) if used else numbers, None, tokens + used)
 
@@ -194,8 +194,8 @@ class Table(Source):
         parsed = pd.to_numeric(pd.Series(distinct, dtype="str"), errors="coerce").to_numpy(np.float64, na_value=np.nan)
         unreadable = np.isnan(parsed)
         if not unreadable.any():
-            large = [text for text, value in zip(distinct, parsed, strict=True) if abs(value) > LARGEST_EXACT]
-            if digits := next((text for text in large if re.fullmatch(r"[-+]?\d+", text)), None):
+            large = [text for text, value in zip(distinct, parsed, strict=True) if abs(value) >= LARGEST_EXACT]
+            if digits := next((text for text in large if re.fullmatch(r"[-+]?\d+", text) and not _exact(text)), None):
                 raise UserError(
                     f"{origin}: column '{name}' holds {digits[:24]}, an integer beyond 2**53 that would lose digits; exclude it, or declare it under categories"
                 )
@@ -247,7 +247,7 @@ class Table(Source):
             task = "classification" if len(distinct) <= FEW_VALUES and (distinct % 1 == 0).all() else "regression"
         if task == "regression":
             if column.numbers is None:
-                example = next(text for text in column.texts or () if not _is_number(text))
+                example = next(text for text in column.texts or () if not is_number(text))
                 raise UserError(f"{origin}: label '{self.label}' holds '{example}': a regression needs numbers")
             if self.classes is not None:
                 raise UserError(f"{origin}: a regression has no classes; leave 'classes' or 'task: regression' out")
@@ -318,8 +318,6 @@ class Table(Source):
         return values
 
 
-def _is_number(text: str | None) -> bool:
-    try:
-        return text is not None and float(text) == float(text)
-    except ValueError:
-        return False
+def _exact(digits: str) -> bool:
+    """Whether an integer in text is a float without loss, for sure."""
+    return len(digits) < 18 and abs(int(digits)) <= LARGEST_EXACT
