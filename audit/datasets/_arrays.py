@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 Kind = Literal["image", "series", "table"]
-CHANNEL_COUNTS = (1, 3, 4)
-"""Grey, colour, and colour with alpha: what tells the channel axis of an image from its height and width."""
+CHANNEL_COUNTS = (1, 3)
+"""Grey and colour: what tells the channel axis of an image from its height and width."""
 
 
 def from_arrays(

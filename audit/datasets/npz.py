@@ -77,7 +77,8 @@ def _load(file: Path, wanted: list[str]) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     name = ""
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as content:
+            archive = np.load(content, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise UserError(f"{file} is a single array (.npy); an archive of inputs and labels (.npz) is needed")
             for name in wanted:
@@ -86,6 +87,8 @@ def _load(file: Path, wanted: list[str]) -> dict[str, NDArray[Any]]:
                     hint = f"did you mean '{guess}'?" if guess else f"it holds {', '.join(archive.files) or 'none'}"
                     raise UserError(f"{file} holds no array '{name}'; {hint}")
                 arrays[name] = archive[name]
+                if not isinstance(arrays[name], np.ndarray):  # a member that is no .npy file comes as its bytes
+                    raise UserError(f"{file}: array '{name}' is no NumPy array; store plain arrays with numpy.savez")
     except UserError:
         raise
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
