@@ -65,7 +65,7 @@ def build_loader(name: str, parameters: Mapping[str, Any]) -> Loader:
         field = ".".join(str(part) for part in first["loc"]) or "parameters"
         known = ", ".join(kind.model_fields) or "none"
         if first["type"] == "missing":
-            reason = f"needs '{field}': {(kind.model_fields[field].description or '').splitlines()[0]}"
+            reason = f"needs '{field}': {' '.join(kind.documentation().get(field, '').replace('`', '').split())}"
         elif first["type"] == "extra_forbidden":
             reason = f"has no parameter '{field}'; it has {known}"
         else:
@@ -73,18 +73,19 @@ def build_loader(name: str, parameters: Mapping[str, Any]) -> Loader:
         raise UserError(f"loader '{name}' {reason}") from error
 
 
-def admit(report: ScanReport, name: str, loader: Loader, trust: Trust) -> None:
-    """Let a scanned file pass to a loader, or say why not.
+def admit(report: ScanReport, name: str, trust: Trust) -> None:
+    """Let a scanned file pass to the loader of a name, or say why not.
 
     Raises:
         UserError: the file is refused, of another format, or can run code and is not trusted.
     """
-    own_format = report.format == "unknown" and "unknown" in loader.formats
+    formats = resolve("loaders", name).formats
+    own_format = report.format == "unknown" and "unknown" in formats
     if report.verdict == "refused" and not own_format:
         raise UserError(report.summary)
-    if report.format not in loader.formats:
+    if report.format not in formats:
         raise UserError(
-            f"{report.path.name} is a {report.format} file; loader '{name}' opens {', '.join(loader.formats) or 'no files'}"
+            f"{report.path.name} is a {report.format} file; loader '{name}' opens {', '.join(formats) or 'no files'}"
         )
     if not own_format:
         trust.admit(report)
@@ -130,6 +131,6 @@ def open_card(card: ModelCard, blobs: BlobFolder, trust: Trust) -> AuditedModel:
     for name, sha256 in card.files.items():
         path = blobs.verified(sha256, f"the file {name} of {card.ref}")
         report = dataclasses.replace(scan_file(path), path=Path(name))  # say its own name, not the blob's
-        admit(report, card.loader, loader, trust)
+        admit(report, card.loader, trust)
         files[name] = path
     return loader.load(card, files, trust)

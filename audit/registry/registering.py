@@ -56,14 +56,16 @@ def prepare(
         loader_name = declared.loader or "python_callable"
         loader = _built(loader_name, declared.parameters, str(source))
         return _card(name, version, str(source), loader_name, loader, {}, {}, declared, trust), None
+    if declared.loader is not None and not resolve("loaders", declared.loader).formats:
+        raise UserError(f"loader '{declared.loader}' opens no file: give 'package.module:function' in its place")
     staged = blobs.stage(path)
     try:
         report = scan_file(staged.path)
         if report.sha256 != staged.sha256 and report.sha256:
             raise UserError(f"the copy of {path} was changed while it was scanned")
         loader_name = declared.loader or loader_for(report)
+        admit(report, loader_name, trust)
         loader = _built(loader_name, declared.parameters, None)
-        admit(report, loader_name, loader, trust)
         files = {path.name: staged.path}
         return _card(
             name, version, str(source), loader_name, loader, files, {path.name: staged.sha256}, declared, trust
@@ -101,8 +103,6 @@ def _built(name: str, parameters: Mapping[str, Any], uri: str | None) -> Loader:
     """The loader; one that opens no file gets what was named in the file's place."""
     kind: type[Loader] = resolve("loaders", name)
     if uri is None:
-        if not kind.formats:
-            raise UserError(f"loader '{name}' opens no file: give 'package.module:function' in its place")
         return build_loader(name, parameters)
     if kind.uri_field is None:
         raise UserError(f"loader '{name}' opens a file, and there is no file '{uri}'")

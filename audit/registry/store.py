@@ -253,7 +253,7 @@ class Registry:
             return wanted.name, known[-1]
         if wanted.alias is not None:
             query = select(aliases.c.alias, aliases.c.version).where(aliases.c.name == wanted.name)
-            pointers: dict[str, int] = dict(connection.execute(query).tuples().all())
+            pointers: dict[str, int] = {row.alias: int(row.version) for row in connection.execute(query)}
             if wanted.alias not in pointers:
                 raise UserError(
                     f"model '{wanted.name}' has no alias '{wanted.alias}'; it has {', '.join(sorted(pointers)) or 'none'}"

@@ -127,9 +127,9 @@ def _check_hist(boosting: Any, where: str) -> None:
     if rows is None:
         return
     mapper = boosting._bin_mapper
-    categorical = np.asarray(mapper.is_categorical_)
+    categorical = np.asarray(mapper.is_categorical_).astype(bool)
     n = int(boosting._n_features) if hasattr(boosting, "_n_features") else len(categorical)
-    if categorical.dtype != bool or categorical.shape != (n,) or len(mapper.bin_thresholds_) != n:
+    if categorical.shape != (n,) or len(mapper.bin_thresholds_) != n:
         raise UserError(f"{where} does not fit its own binning of {len(categorical)} features: the file is damaged")
     for feature in np.flatnonzero(categorical):
         known = np.asarray(mapper.bin_thresholds_[feature], dtype=np.float64)

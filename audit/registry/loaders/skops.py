@@ -31,6 +31,7 @@ REVIEWED = {
     "sklearn.tree._tree.Tree": "a tree's nodes, followed unchecked by scikit-learn; checked here before every use",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor": "as Tree, of histogram gradient boosting",
     "sklearn.utils.validation.check_array": "a function that validates arrays",
+    "numpy.dtype": "the type of an array's numbers",
     "functools.partial": "binds arguments to a function, which must be trusted itself",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer": "numbers that training left behind",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer": "numbers that training left behind",
