@@ -35,7 +35,7 @@ def about(check: str) -> About:
         found = resolve("checks", check)
     except (UserError, ImportError, AttributeError):
         return About()
-    text = inspect.getdoc(found) or ""
+    text = (inspect.getdoc(found) or "").replace("`", "")
     sections = {name: " ".join(body.split()) for name, body in _SECTION.findall(text)}
     return About(
         summary=" ".join(text.split("\n\n")[0].split()) if text else "",

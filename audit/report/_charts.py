@@ -46,6 +46,7 @@ _STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": _FAINT,
     "grid.linewidth": 0.6,
     "legend.frameon": False,

@@ -10,8 +10,9 @@ from audit.numbers import show
 from audit.report._about import about, known_checks
 from audit.report._words import ACCESS, count, mapping
 
-GapKind = Literal["check", "not_applicable", "adversary", "data", "gate", "blind_spot"]
+GapKind = Literal["unfinished", "check", "not_applicable", "adversary", "data", "gate", "blind_spot"]
 HEADINGS: dict[GapKind, str] = {
+    "unfinished": "Planned, and not done when the run ended",
     "not_applicable": "Could not be tested on this model and data",
     "check": "Checks that the scenario does not run",
     "adversary": "Adversaries that were not tried",
@@ -30,13 +31,17 @@ class Gap(Record):
     text: str
 
 
-def gaps(manifest: Mapping[str, Any], findings: Sequence[Finding], ran: Sequence[str]) -> tuple[Gap, ...]:
+def gaps(
+    manifest: Mapping[str, Any], findings: Sequence[Finding], ran: Sequence[str], unfinished: Sequence[str] = ()
+) -> tuple[Gap, ...]:
     """Everything a stored run leaves untested, as far as the folder and the installed checks tell.
 
     Args:
         ran: names of the checks that the scenario runs.
+        unfinished: steps that have not ended.
     """
     found = [
+        *(Gap(kind="unfinished", subject=step, text="") for step in unfinished),
         *_not_applicable(findings),
         *_other_checks(manifest, ran),
         *_adversaries([f for f in findings if f.threat_model and f.status not in (Status.ERROR, Status.VOID)]),
@@ -145,8 +150,8 @@ def _data(manifest: Mapping[str, Any]) -> Iterator[Gap]:
             text=f"Every number speaks of data like the {count(rows['test'])} test rows of {data.get('source', 'the source')}, "
             "drawn the same way; of nothing else.",
         )
-    for note in data.get("notes") or ():
-        yield Gap(kind="data", subject="as read", text=str(note))
+    if notes := [str(note) for note in data.get("notes") or ()]:
+        yield Gap(kind="data", subject="as it was read", text="; ".join(notes))
 
 
 def _ungated(findings: Sequence[Finding]) -> Iterator[Gap]:

@@ -22,6 +22,7 @@ MAX_CLASSES = 20
 MAX_TABLE = 30
 DAMAGE = (UserError, KeyError, IndexError, ValueError, TypeError, OSError, OverflowError)
 """What reading arrays that are not what their index says can raise."""
+SAMPLED = ("attributions", "adversarial")
 KINDS = {
     "attributions": "attributions",
     "adversarial": "adversarial examples",
@@ -74,15 +75,17 @@ class Block:
 
 def blocks(view: RunView) -> list[Block]:
     """Every piece of evidence of a run, in order."""
-    pictured = sum(ref.kind in ("attributions", "adversarial") for ref, _ in view.evidence)
+    budget, left = Budget(), sum(ref.kind in SAMPLED for ref, _ in view.evidence)
     out = []
     for number, (ref, step) in enumerate(view.evidence, 1):
         block = Block(f"evidence-{number}", KINDS.get(ref.kind, clean(ref.kind)), step, ref.path)
         try:
-            _fill(block, view, ref, Budget.share(pictured), number)
+            _fill(block, view, ref, budget.share(max(1, left)), number)
         except DAMAGE as error:
             said = str(error) if isinstance(error, UserError) else f"{ref.path}: {type(error).__name__}: {error}"
             block = Block(block.anchor, block.kind, step, ref.path, block.title, problem=view.problem(said))
+        left -= ref.kind in SAMPLED
+        budget.spend(block.samples)
         out.append(block)
     return out
 
@@ -109,7 +112,7 @@ def _fill(block: Block, view: RunView, ref: EvidenceRef, budget: Budget, number:
             block.charts.append(_charts.roc([line], title=f"ROC curve: {block.title}", number=number))
         case "outcomes":
             values = _floats(evidence, "value")
-            block.facts.append(f"{len(values):,} rows, mean {show(float(values.mean()))}; kept for paired comparison")
+            block.facts.append(f"{len(values):,} rows, mean {show(float(values.mean()))}")
         case _:
             block.table = _table(evidence)
 

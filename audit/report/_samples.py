@@ -17,24 +17,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_PER_SERIES = 12
+MAX_TABLES = 6
 MAX_SAMPLES = 64
-MAX_BYTES = 3_400_000
+MAX_BYTES = 4_000_000
 """Of all pictures together, encoded: a report is to be mailed, and opens at once."""
 MAX_FEATURES = 10
 
 
 @dataclass
 class Budget:
-    """How many samples, and how many bytes of pictures, one series of evidence may take."""
+    """How many samples, and how many bytes of pictures, may still be taken."""
 
-    samples: int
-    bytes: int
+    samples: int = MAX_SAMPLES
+    bytes: int = MAX_BYTES
 
-    @classmethod
-    def share(cls, series: int) -> Budget:
-        """An equal share of a report among so many series."""
-        series = max(1, series)
-        return cls(max(1, min(MAX_PER_SERIES, MAX_SAMPLES // series)), MAX_BYTES // series)
+    def share(self, series: int) -> Budget:
+        """What the first of so many series may take."""
+        return Budget(max(1, min(MAX_PER_SERIES, self.samples // series)), self.bytes // series)
+
+    def spend(self, samples: Sequence[Sample]) -> None:
+        """Take off what a series used."""
+        self.samples -= len(samples)
+        self.bytes -= sum(len(picture.src) for sample in samples for picture in sample.pictures)
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,12 @@ def _take(
     evidence: Evidence, order: Sequence[int], budget: Budget, build: Callable[[int], Sample], rule: str
 ) -> tuple[list[Sample], str]:
     taken: list[Sample] = []
-    for position in order[: budget.samples]:
+    left = budget.bytes
+    pictured = evidence.meta.get("input_kind") == "image"
+    for position in order[: budget.samples if pictured else min(budget.samples, MAX_TABLES)]:
         sample = build(position)
-        budget.bytes -= sum(len(picture.src) for picture in sample.pictures)
-        if budget.bytes < 0 and taken:
+        left -= sum(len(picture.src) for picture in sample.pictures)
+        if left < 0 and taken:
             break
         taken.append(sample)
     total = len(evidence)
@@ -209,4 +215,4 @@ def _number(value: Any) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"+{show(value)}" if value > 0 else show(value).replace("-", "−")
+    return f"+{show(value)}" if value > 0 else show(value)

@@ -244,7 +244,8 @@ class RunView:
     @cached_property
     def not_tested(self) -> tuple[Gap, ...]:
         """What the audit says nothing about."""
-        return gaps(self.manifest, self.findings, self.checks)
+        open_steps = [] if self.state == "finished" else [s for s in self.planned if self.outcome(s) == "unfinished"]
+        return gaps(self.manifest, self.findings, self.checks, open_steps)
 
     @cached_property
     def evidence(self) -> list[tuple[EvidenceRef, str]]:

@@ -13,7 +13,7 @@ from audit.report import Renderer
 from audit.report import _words as words
 from audit.report._about import about
 from audit.report._coverage import HEADINGS
-from audit.report._evidence import Block, blocks
+from audit.report._evidence import KINDS, Block, blocks
 from audit.report._gate_line import gate_line
 from audit.report._measured import MAX_ROWS, cell_of, grids, lines
 from audit.report._view import RunView
@@ -71,6 +71,7 @@ def _environment() -> Any:
     environment.globals.update(
         words=words,
         STATUS=words.STATUS,
+        KINDS=KINDS,
         Status=Status,
         about=about,
         cell_of=cell_of,

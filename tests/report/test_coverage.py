@@ -73,7 +73,7 @@ def test_every_norm_and_access_tried_leaves_fewer_gaps(stored: Callable[..., Any
 
 def test_data(rich: Run, stored: Callable[..., Any]) -> None:
     found = told(rich)["data"]
-    assert set(found) == {"groups of people", "other data", "as read"}
+    assert set(found) == {"groups of people", "other data", "as it was read"}
     assert "540 test rows of sklearn.digits" in found["other data"]
     bare = told(stored(data={"source": "csv", "rows": {"test": 10}, "groups": ["sex"]}).finish())["data"]
     assert set(bare) == {"training rows", "other data"}

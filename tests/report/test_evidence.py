@@ -44,7 +44,7 @@ def test_attributions_of_a_table_are_bars(block_of: Callable[..., Block]) -> Non
     assert first.right is False
     assert [(bar.feature, bar.value, bar.amount) for bar in first.bars] == [
         ("age", "40", "+0.2"),
-        ("debt", "2", "−0.1"),
+        ("debt", "2", "-0.1"),
         ("income", "1", "+0.05"),
     ]
     second = block.samples[1]
@@ -70,7 +70,7 @@ def test_adversarial_rows_of_a_table_show_what_changed(block_of: Callable[..., B
     )  # fmt: skip
     (sample,) = block.samples
     assert sample.title == "true no: no → yes"
-    assert [(bar.feature, bar.value, bar.amount) for bar in sample.bars] == [("debt", "5 → 4.5", "−0.5")]
+    assert [(bar.feature, bar.value, bar.amount) for bar in sample.bars] == [("debt", "5 → 4.5", "-0.5")]
     assert sample.lines == ["size 0.5 (l2)", "1,200 queries"]
 
 
