@@ -26,11 +26,13 @@ class Candidates:
         x: ``(N, *shape)``, one candidate per input; the input itself where nothing was found.
         queries: ``(N,)`` int64 rows that went forward for each example.
         gradients: ``(N,)`` int64 rows that went backward for each example.
+        zero_gradients: ``(N,)`` int64 how many of those came back zero in every element; None where none was asked for.
     """
 
     x: Tensor
     queries: Tensor
     gradients: Tensor
+    zero_gradients: Tensor | None = None
 
 
 class Attack(Parameters, ABC):
@@ -75,7 +77,8 @@ def perturbation_size(delta: Tensor, norm: str | None) -> Tensor:
     if norm == "linf":
         return flat.abs().amax(dim=1) if flat.shape[1] else flat.sum(dim=1)
     if norm in ("l2", "l1"):
-        return flat.norm(p=2 if norm == "l2" else 1, dim=1)
+        size: Tensor = flat.norm(p=2 if norm == "l2" else 1, dim=1)
+        return size
     raise UserError(f"'{norm}' is no norm: choose linf, l2 or l1")
 
 
@@ -100,9 +103,9 @@ def confirm(model: AuditedModel, x: Tensor, y: Tensor, candidates: Tensor, threa
     if threat.bounds is not None:
         low, high = threat.bounds
         inside &= ((candidates >= low) & (candidates <= high)).flatten(1).all(dim=1)
-    wrong = torch.zeros(len(x), dtype=torch.bool)
+    wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     if bool(finite.any()):
-        wrong[finite] = (model.predict(candidates[finite]) != y[finite]).cpu()
+        wrong[finite] = model.predict(candidates[finite]) != y[finite]
     return Confirmed(success=wrong & inside, refused=wrong & ~inside, size=size)
 
 
