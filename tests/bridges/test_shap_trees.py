@@ -166,6 +166,19 @@ def test_splits_between_neighbouring_floats_are_kept() -> None:
     assert np.abs(found.values.sum(axis=1) + found.base_value - forest.predict(x)).max() < 1e-3
 
 
+def test_xgboost_rounds_what_it_is_fed() -> None:
+    inputs, labels = binary()
+    stump = xgboost.XGBClassifier(n_estimators=1, max_depth=1).fit(inputs[:, :1], labels)
+    split = np.float32(stump.get_booster().trees_to_dataframe()["Split"].iloc[0])
+    below = np.nextafter(split, np.float32(-np.inf))
+    x = np.array([[float(below) + 0.3 * (float(split) - float(below))]])  # rounds to the float below the split
+    model = table(stump.predict_proba, 1, "probability", stump, 2)
+    for native in (stump, stump.get_booster()):
+        model.native = native
+        found = tree_shap(model, x, np.ones(1, dtype=np.int64), inputs[:20, :1])
+        np.testing.assert_allclose(found.values.sum(axis=1) + found.base_value, found.score, atol=1e-6)
+
+
 def test_path_dependent_values_are_shaps() -> None:
     inputs, labels = binary()
     forest = RandomForestClassifier(8, random_state=0).fit(inputs, labels)

@@ -211,6 +211,17 @@ def test_missing_values_are_values() -> None:
     torch.testing.assert_close(found.values, rows((5, -4)))
 
 
+@pytest.mark.parametrize("method", ["kernel", "permutation"])
+def test_features_that_no_background_row_changes_are_not_asked_about(method: str) -> None:
+    model = table(lambda z: np.nan_to_num(z).sum(axis=1), 6, "value")
+    missing = float("nan")
+    found = explain(
+        model, rows((missing, 1, 2, 3, 4, 5)), background=rows((missing, 1, 2, 3, 4, 0)), method=method, permutations=2
+    )
+    torch.testing.assert_close(found.values, rows((0, 0, 0, 0, 0, 5)))
+    assert model.rows_forward <= 4
+
+
 def test_values_close_to_the_background_still_count() -> None:
     """``np.isclose`` calls these two hours one."""
     hour = 3600.0

@@ -108,6 +108,21 @@ def test_the_gap_by_hand(tmp_path: Path) -> None:
     assert found["complete"].estimate.value == 1
 
 
+@pytest.mark.parametrize(
+    ("score", "base", "gap", "complete"),
+    [
+        (10.0, 10.0, 0.9e-3, True),  # 1e-4 of the score
+        (10.0, 10.0, 1.1e-3, False),
+        (0.2, 0.2, 0.9e-4, True),  # a score counts as 1 at least
+        (0.2, 0.2, 1.1e-4, False),
+        (10.0, 2.0, 0.079, True),  # 1 % of the difference
+        (10.0, 2.0, 0.081, False),
+    ],
+)
+def test_the_policy_by_hand(score: float, base: float, gap: float, complete: bool) -> None:
+    assert bool(relative_gap(*(torch.tensor([v]).double() for v in (gap, score, base))) <= TOLERANCE) is complete
+
+
 @given(
     st.floats(-1e6, 1e6).filter(lambda v: abs(v) > 1e-3 or v == 0),
     st.floats(-1e6, 1e6),
