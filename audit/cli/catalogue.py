@@ -47,9 +47,9 @@ def _catalogue(group: Any, name: str | None) -> None:
         table.add_row(known, _first_line(resolve(group, known)))
     console.print(table)
     if group == "attacks":
-        from audit.bridges.art import signatures
+        from audit.bridges.art_catalogue import available as offered
 
-        names = sorted(signatures())
+        names = offered()
         console.print(
             f"\n[bold]through adversarial-robustness-toolbox[/], as art.NAME ({len(names)}):\n{', '.join(names)}"
         )
@@ -68,12 +68,9 @@ def _explain(console: Any, group: Any, name: str) -> None:
 
     found, member = resolve_member(group, name)
     if member and group == "attacks":
-        from audit.bridges.art import signatures
-        from audit.names import unknown
+        from audit.bridges.art_catalogue import signature
 
-        known = signatures()
-        if member["member"] not in known:
-            raise unknown("attack", name, [f"art.{n}" for n in known])
+        theirs = signature(member["member"])
     console.print(f"[bold]{name}[/]\n")
     console.print(escape(inspect.getdoc(found) or ""))
     fields = {n: f for n, f in found.model_fields.items() if n != "member"}
@@ -99,9 +96,8 @@ def _explain(console: Any, group: Any, name: str) -> None:
         console.print()
         console.print(table)
     if member and group == "attacks":
-        console.print(
-            f"\nparameters of the library's own: {escape(', '.join(f'{k}={v!r}' for k, v in known[member['member']].items()))}"
-        )
+        own = ", ".join(f"{n}={theirs.parameters[n]}" for n in theirs.settable)
+        console.print(f"\n[bold]{theirs.class_name}[/]'s own parameters: {escape(own)}", soft_wrap=True)
     if metrics := getattr(found, "metrics", ()):
         table = Table(
             "metric",

@@ -215,10 +215,10 @@ def trust(
     home: Home = None,
 ) -> None:
     """Trust a file by its digest: whoever made it may run code here when it is opened."""
-    import getpass
+    from audit.registry.registering import user_name
 
     sha256 = _digest(file, scanned=True)
-    _trust(home).allow_digest(sha256, getpass.getuser(), reason)
+    _trust(home).allow_digest(sha256, user_name(), reason)
     typer.echo(f"trusted: {sha256}")
 
 

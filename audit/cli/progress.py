@@ -75,10 +75,7 @@ class ConsoleObserver(Observer):
 
     def verdict(self, stored: Run, written: Sequence[Path]) -> None:
         """Print the verdict table and where everything is."""
+        from audit.cli.terminal import show
         from audit.report._console import render
 
-        console = Console()
-        for part in render(stored):
-            console.print(part)
-        for path in written:
-            console.print(f"report: {path}", soft_wrap=True, highlight=False)
+        show([*render(stored), *(f"report: {path}" for path in written)])

@@ -66,13 +66,11 @@ def show(
     home: Annotated[Path | None, HOME] = None,
 ) -> None:
     """Show a stored run: verdict, gates, where the evidence is."""
-    from rich.console import Console
-
+    from audit.cli.terminal import show as print_parts
     from audit.engine import find_run
     from audit.report._console import render
 
-    for part in render(find_run(run, home), everything=all_):
-        Console().print(part)
+    print_parts(render(find_run(run, home), everything=all_))
 
 
 def judge(
@@ -88,8 +86,7 @@ def judge(
     home: Annotated[Path | None, HOME] = None,
 ) -> None:
     """Judge a stored run again, under its own gates or others, without the model. Exit codes as `audit run`."""
-    from rich.console import Console
-
+    from audit.cli.terminal import show as print_parts
     from audit.engine import find_run, rejudge
     from audit.finding import canonical_json
     from audit.report._console import render_findings
@@ -100,8 +97,7 @@ def judge(
         for finding in result.findings:
             typer.echo(canonical_json(finding.model_dump(mode="json", exclude_none=True)))
     else:
-        for part in render_findings(result.findings, result.verdict):
-            Console().print(part)
+        print_parts(render_findings(result.findings, result.verdict))
     raise SystemExit(result.exit_code)
 
 

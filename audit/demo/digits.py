@@ -39,7 +39,7 @@ def cnn(width: int = 32) -> DigitsCnn:
     return DigitsCnn(width)
 
 
-def train(members: Batch, *, epochs: int = 30, eps: float = 0.0, seed: int = 0) -> DigitsCnn:
+def train(members: Batch, *, epochs: int = 15, eps: float = 0.0, seed: int = 0) -> DigitsCnn:
     """Train on the members: Adam, cross-entropy, shifts of one pixel; with `eps`, on PGD-7 examples (Madry et al. 2018).
 
     Args:
