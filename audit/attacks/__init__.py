@@ -86,7 +86,7 @@ def confirm(model: AuditedModel, x: Tensor, y: Tensor, candidates: Tensor, threa
     """Re-evaluate candidates, whoever made them: in the box, within eps (one float32 rounding allowed), really misclassified."""
     import torch
 
-    size = perturbation_size(candidates - x, threat.norm)
+    size = perturbation_size(candidates.double() - x.double(), threat.norm)
     finite = candidates.flatten(1).isfinite().all(dim=1)
     scale = (
         float(max(abs(b) for b in threat.bounds))
