@@ -419,7 +419,8 @@ def test_columns_have_bounds_of_their_own(tmp_path: Path) -> None:
     nothing = measure(
         table_model((Field(name="a", kind="number"), Field(name="b", kind="number"))), table_data(x), tmp_path
     )
-    assert "no column" in str(nothing["bounds_fit"].unresolved)
+    assert "bounds_fit" not in nothing
+    assert nothing["violations"].unresolved is None
 
 
 def test_pixels_laid_out_as_columns_have_one_range(tmp_path: Path) -> None:
@@ -596,7 +597,7 @@ def test_a_broken_point_takes_the_meaning_from_other_checks_of_a_run(
 ) -> None:
     monkeypatch.undo()  # the checks that are really there
     text = (
-        "name: sound\nmodel: toy\ndata: {source: given}\nchecks:\n"
+        "name: sound\nmodel: toy\nthreads: 1\ndata: {source: given}\nchecks:\n"
         "  - preflight.model_contract: {}\n    require: {violations: '== 0'}\n"
         "  - performance.classification: {}\n    require: {accuracy: '>= 0.5'}\n"
     )
@@ -633,13 +634,24 @@ def efficientnet() -> nn.Module:
 
     net = efficientnet_lite0()
     net.load_state_dict(published_weights())
-    return net
+    return net.eval()
 
 
-def real(
-    net: nn.Module, photos: AuditData, scale: float, bounds: tuple[float, float], tmp_path: Path
-) -> dict[str, Measurement]:
-    model = audited(net, (3, 224, 224), 1000, bounds=bounds, gradients=False)
+def remembering(net: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Each row is computed once: what is asked here is the scale, not whether the net repeats itself."""
+    known: dict[bytes, Tensor] = {}
+
+    def model(x: Tensor) -> Tensor:
+        for row in x:
+            if (key := row.numpy().tobytes()) not in known:
+                known[key] = net(row[None])[0]
+        return torch.stack([known[row.numpy().tobytes()] for row in x])
+
+    return model
+
+
+def real(net: nn.Module, photos: AuditData, scale: float, bounds: Any, tmp_path: Path) -> dict[str, Measurement]:
+    model = audited(remembering(net), (3, 224, 224), 1000, bounds=bounds, gradients=False)
     test = batch(photos.test.x * np.float32(scale), photos.test.labels)
     return measure(model, data(test, n_classes=1000), tmp_path, samples=1)
 
@@ -660,8 +672,6 @@ def test_photographs_in_0_to_1_for_minus_1_to_1(
     efficientnet: nn.Module, photographs: AuditData, tmp_path: Path
 ) -> None:
     """15 of 20 right: the answers do not show it, the range does."""
-    inner = audited(efficientnet.net, (3, 224, 224), 1000, bounds=(-1, 1), gradients=False)
-    test = batch(photographs.test.x / np.float32(255), photographs.test.labels)
-    found = measure(inner, data(test, n_classes=1000), tmp_path, samples=1)
+    found = real(efficientnet.net, photographs, 1 / 255, (-1, 1), tmp_path)  # type: ignore[arg-type]
     assert broken(found) == {"bounds_fit"}
     assert "15 of 20 answers are right" in found["beats_chance"].cautions[0]
