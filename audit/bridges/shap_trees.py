@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,8 +45,11 @@ _FORESTS = frozenset(
     for task in ("Classifier", "Regressor")
 )
 _COLUMN_WISE = frozenset(
-    {"StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler", "PowerTransformer", "QuantileTransformer"}
-)
+    {
+        "MaxAbsScaler", "MinMaxScaler", "PowerTransformer", "QuantileTransformer", "RobustScaler", "SimpleImputer",
+        "StandardScaler",
+    }
+)  # fmt: skip
 
 
 def tree_shap(
@@ -76,8 +80,9 @@ def tree_shap(
     import numpy as np
     import torch
 
-    trees, ready = _last_step(model, x.reshape(len(x), -1))
-    _, base_rows = _last_step(model, background.reshape(len(background), -1))
+    order = _order(model)
+    trees, ready = _last_step(model, x.reshape(len(x), -1)[:, order])
+    _, base_rows = _last_step(model, background.reshape(len(background), -1)[:, order])
     raw = _raw(trees, ready)
     space = _space(model, raw, model.scores(torch.as_tensor(x)).double().cpu().numpy())
     inputs, rows = (np.asarray(part, dtype=np.float64) for part in (ready, base_rows))
@@ -85,37 +90,78 @@ def tree_shap(
         inputs, rows = (part.astype(np.float32).astype(np.float64) for part in (inputs, rows))
     errors = bridge.library().utils._exceptions
     try:
-        if perturbation == "interventional":
-            found = [_interventional(model, part, inputs, rows) for part in _ensembles(trees)]
-        else:
-            explainer = bridge.library().TreeExplainer(trees, feature_perturbation="tree_path_dependent")
-            found = [explainer(inputs, check_additivity=False)]
+        by_tree = (
+            _interventional(model, trees, inputs, rows) if perturbation == "interventional" else _by_path(trees, inputs)
+        )
     except (NotImplementedError, errors.InvalidModelError, errors.ExplainerError) as error:
-        raise NoTreeModel(
-            f"model '{model.name}': Tree SHAP does not cover it: {' '.join(str(error).split())}"
-        ) from error
-    values = np.stack([part.values for part in found], axis=2) if len(found) > 1 else np.asarray(found[0].values)
-    base = (
-        np.stack([part.base_values for part in found], axis=1) if len(found) > 1 else np.asarray(found[0].base_values)
+        why = " ".join(str(error).split())
+        raise NoTreeModel(f"model '{model.name}': Tree SHAP does not cover it: {why}") from error
+    values = np.zeros_like(by_tree[0])
+    values[:, order] = by_tree[0]
+    base = np.broadcast_to(by_tree[1], (len(x), *values.shape[2:]))
+    return _of_target(values, base, raw, target, space)
+
+
+def _order(model: AuditedModel) -> list[int]:
+    """Column of the input spec that stands at each place of what the native model was fitted on."""
+    spec, native = model.spec, model.native
+    names = getattr(native, "feature_names_in_", None)
+    if names is None and type(native).__name__ == "Booster":
+        names = native.feature_name() if hasattr(native, "feature_name") else native.feature_names
+    own = [field.name for field in spec.fields]
+    fitted_on = [str(name) for name in names] if names is not None else []
+    if spec.tabular and sorted(fitted_on) == sorted(own):
+        return [own.index(name) for name in fitted_on]
+    return list(range(math.prod(spec.shape)))
+
+
+def _by_path(trees: Any, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Path-dependent values ``(N, F[, C])`` and base values ``(N[, C])``."""
+    import numpy as np
+
+    if type(trees).__module__.startswith("xgboost") and type(trees).__name__ == "Booster":
+        # shap asks XGBoost too, but without the columns' types.
+        found = np.asarray(trees.predict(_matrix(trees, x), pred_contribs=True), dtype=np.float64)
+        return np.moveaxis(found[..., :-1], 1, -1) if found.ndim == 3 else found[:, :-1], found[..., -1]
+    explained = bridge.library().TreeExplainer(trees, feature_perturbation="tree_path_dependent")(
+        x, check_additivity=False
     )
-    base = np.broadcast_to(base.astype(np.float64), (len(x), *values.shape[2:]))
-    return _of_target(values.astype(np.float64), base, raw, target, space)
+    return np.asarray(explained.values, dtype=np.float64), np.asarray(explained.base_values, dtype=np.float64)
 
 
-def _ensembles(trees: Any) -> list[Any]:
-    """What to explain: the ensemble, or one per class of a LightGBM booster, whose classes shap would add up."""
+def _matrix(booster: Any, x: Any) -> Any:
+    """Rows as an XGBoost booster was fed them."""
+    import numpy as np
+    import xgboost
+
+    types = booster.feature_types
+    return xgboost.DMatrix(
+        np.asarray(x, dtype=np.float64), feature_names=booster.feature_names, feature_types=types,
+        enable_categorical="c" in (types or ()),
+    )  # fmt: skip
+
+
+def _interventional(
+    model: AuditedModel, trees: Any, x: NDArray[np.float64], background: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Interventional values ``(N, F[, C])`` and base values ``([C])``."""
+    import numpy as np
+
     if type(trees).__module__.startswith("lightgbm") and type(trees).__name__ == "Booster":
         classes = trees.num_model_per_iteration()
-        if classes > 1:
+        if classes > 1:  # shap would add them up
             from shap.explainers._tree import SingleTree
 
             grown = [SingleTree(tree) for tree in trees.dump_model()["tree_info"]]
-            return [grown[c::classes] for c in range(classes)]
-    return [trees]
+            each = [_ensemble(model, grown[c::classes], x, background) for c in range(classes)]
+            return np.stack([values for values, _ in each], axis=2), np.stack([base for _, base in each])
+    return _ensemble(model, trees, x, background)
 
 
-def _interventional(model: AuditedModel, trees: Any, x: NDArray[np.float64], background: NDArray[np.float64]) -> Any:
-    """shap's interventional explanation, with every split decided as the trees decide it.
+def _ensemble(
+    model: AuditedModel, trees: Any, x: NDArray[np.float64], background: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """shap's interventional values, with every split decided as the trees decide it.
 
     shap narrows thresholds to float32 here and sends inputs close to one down the wrong branch (shap#5116). Numbering each
     feature's thresholds, and giving each input the count of thresholds below it, keeps every decision and is exact in float32.
@@ -140,7 +186,8 @@ def _interventional(model: AuditedModel, trees: Any, x: NDArray[np.float64], bac
             part[present, feature] = np.searchsorted(known, part[present, feature], side="left")
     ensemble.thresholds = numbers.astype(ensemble.thresholds.dtype)
     explainer.data = coded[1].astype(ensemble.input_dtype)
-    return explainer(coded[0], check_additivity=False)
+    values = explainer.shap_values(coded[0], check_additivity=False)
+    return np.asarray(values, dtype=np.float64), np.asarray(explainer.expected_value, dtype=np.float64)
 
 
 def _of_target(
@@ -163,17 +210,14 @@ def _of_target(
 
 
 def _last_step(model: AuditedModel, x: NDArray[Any]) -> tuple[Any, Any]:
-    """The tree ensemble, and rows as it is fed them."""
+    """The tree ensemble, and rows ``(N, F)`` as it is fed them; the columns are in the order it was fitted on."""
     native = model.native
-    names = [field.name for field in model.spec.fields]
-    fitted_on = [str(name) for name in getattr(native, "feature_names_in_", ())]
     rows: Any = x
-    if fitted_on and model.spec.tabular:
-        if fitted_on != names:
-            raise NoTreeModel(f"model '{model.name}': its columns are in another order than those it was fitted on")
+    names = [str(name) for name in getattr(native, "feature_names_in_", ())]
+    if sorted(names) == sorted(field.name for field in model.spec.fields):
         import pandas
 
-        rows = pandas.DataFrame(x, columns=fitted_on)
+        rows = pandas.DataFrame(x, columns=names)
     if type(native).__name__ == "Pipeline":
         if any(field.kind == "category" for field in model.spec.fields):
             raise NoTreeModel(f"model '{model.name}': its pipeline is fed categories, not their codes")
@@ -228,10 +272,7 @@ def _raw(trees: Any, rows: Any) -> NDArray[np.float64]:
 
     library, kind = type(trees).__module__.split(".")[0], type(trees).__name__
     if library == "xgboost" and kind == "Booster":
-        import xgboost
-
-        features = {"feature_names": trees.feature_names, "feature_types": trees.feature_types}
-        raw = trees.predict(xgboost.DMatrix(np.asarray(rows), **features), output_margin=True)
+        raw = trees.predict(_matrix(trees, rows), output_margin=True)
     elif library == "xgboost":
         raw = trees.predict(rows, output_margin=True)
     elif library == "lightgbm":

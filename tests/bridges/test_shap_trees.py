@@ -20,6 +20,7 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -219,9 +220,10 @@ def explain_pipeline(pipeline: Any, inputs: Any, **field: Any) -> TreeShapley:
         "passthrough",
         FunctionTransformer(),
         StandardScaler(),
+        SimpleImputer(),
         ColumnTransformer([("first", "passthrough", [0, 1]), ("rest", "passthrough", [2, 3, 4])]),
     ],
-    ids=["passthrough", "identity", "scaler", "columns"],
+    ids=["passthrough", "identity", "scaler", "imputer", "columns"],
 )
 def test_steps_that_keep_columns_apart_change_nothing(step: Any) -> None:
     inputs, labels = binary()
@@ -255,16 +257,37 @@ def test_columns_fitted_by_name() -> None:
     model = table(lambda x: forest.predict_proba(pd.DataFrame(x, columns=frame.columns)), 5, "probability", forest, 2)
     found = tree_shap(model, inputs[:4], np.ones(4, dtype=np.int64), inputs[50:60])
     np.testing.assert_allclose(found.score, forest.predict_proba(frame[:4])[:, 1])
-    swapped = RandomForestClassifier(8, random_state=0).fit(frame[frame.columns[::-1]], labels)
-    model = table(
-        lambda x: swapped.predict_proba(pd.DataFrame(x, columns=frame.columns)[frame.columns[::-1]]),
-        5,
-        "probability",
-        swapped,
-        2,
-    )
-    with pytest.raises(NoTreeModel, match="another order"):
-        tree_shap(model, inputs[:4], np.ones(4, dtype=np.int64), inputs[50:60])
+
+
+@pytest.mark.parametrize("kind", ["forest", "pipeline", "xgboost", "lightgbm"])
+def test_columns_in_another_order_than_the_model_was_fitted_on(kind: str) -> None:
+    inputs, labels = binary()
+    own, back = [f"c{j}" for j in range(5)], [4, 3, 2, 1, 0]
+    frame = pd.DataFrame(inputs, columns=own)[[own[j] for j in back]]
+    native: Any
+    if kind == "forest":
+        native = RandomForestClassifier(8, random_state=0).fit(frame, labels)
+        answer = lambda x: native.predict_proba(pd.DataFrame(x[:, back], columns=frame.columns))  # noqa: E731
+    elif kind == "pipeline":
+        native = make_pipeline(StandardScaler(), RandomForestClassifier(8, random_state=0)).fit(frame, labels)
+        answer = lambda x: native.predict_proba(pd.DataFrame(x[:, back], columns=frame.columns))  # noqa: E731
+    elif kind == "xgboost":
+        native = xgboost.train({"objective": "binary:logistic", "max_depth": 3}, xgboost.DMatrix(frame, labels), 5)
+        names = list(frame.columns)
+        answer = lambda x: two(native.predict(xgboost.DMatrix(x[:, back], feature_names=names)))  # noqa: E731
+    else:
+        native = lightgbm.train({"objective": "binary", "verbose": -1}, lightgbm.Dataset(frame, labels), 5)
+        answer = lambda x: two(native.predict(x[:, back]))  # noqa: E731
+    model = table(answer, 5, "probability", native, 2)
+    x, background, target = inputs[:3], inputs[50:60], np.ones(3, dtype=np.int64)
+    margin = kind in ("xgboost", "lightgbm")
+
+    def raw(z: Any) -> Any:
+        p = np.asarray(answer(z), dtype=np.float64)
+        return np.log(p[:, 1]) - np.log(p[:, 0]) if margin else p[:, 1]
+
+    found = tree_shap(model, x, target, background)
+    np.testing.assert_allclose(found.values[0], by_coalitions(model, raw, x[0], background), atol=1e-5)
 
 
 def test_what_no_tree_explains_is_refused() -> None:
@@ -299,6 +322,22 @@ def test_splits_on_categories_need_the_training_rows() -> None:
         tree_shap(model, inputs[:4], target, inputs[50:60])
     found = tree_shap(model, inputs[:4], target, inputs[50:60], "path_dependent")
     np.testing.assert_allclose(found.values.sum(axis=1) + found.base_value, booster.predict(inputs[:4], raw_score=True))
+
+
+def test_xgboosts_splits_on_categories() -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 6, size=(200, 1)).astype(float)
+    inputs = np.concatenate([codes, rng.normal(size=(200, 1))], axis=1)
+    types = {"feature_types": ["c", "q"], "enable_categorical": True}
+    train = xgboost.DMatrix(inputs, np.isin(codes[:, 0], (1, 4)).astype(int), **types)
+    booster = xgboost.train({"objective": "binary:logistic", "max_cat_to_onehot": 1}, train, 5)
+    model = table(lambda x: two(booster.predict(xgboost.DMatrix(x, **types))), 2, "probability", booster, 2)
+    x, target = inputs[:4], np.array([1, 0, 1, 0])
+    with pytest.raises(NoTreeModel):
+        tree_shap(model, x, target, inputs[50:60])
+    found = tree_shap(model, x, target, inputs[50:60], "path_dependent")
+    np.testing.assert_allclose(found.values.sum(axis=1) + found.base_value, found.score, atol=1e-5)
+    assert (np.abs(found.values[:, 0]) > np.abs(found.values[:, 1])).all()
 
 
 @pytest.mark.parametrize("output", ["label", "margin", "logit"])
