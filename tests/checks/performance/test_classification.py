@@ -65,6 +65,9 @@ def test_every_figure_is_that_of_scikit_learn(tmp_path: Path) -> None:
         assert found[metric].estimate.value == pytest.approx(macro[j])
         for c in range(3):
             assert found[f"{metric}[class={c}]"].estimate.value == pytest.approx(per_class[j][c])
+    counts = metrics.confusion_matrix(labels, predicted)
+    bound = precision_recall_f1(counts, np.arange(3))[2].macro(2000, overlap=2)[1]
+    assert found["f1"].estimate.interval() == pytest.approx(resampled_interval(macro[2], bound), abs=1e-5)
     hits = int(((labels == 2) & (predicted == 2)).sum())
     assert found["recall[class=2]"].estimate == Proportion(k=hits, n=int((labels == 2).sum()))
     assert found["precision[class=2]"].estimate == Proportion(k=hits, n=int((predicted == 2).sum()))

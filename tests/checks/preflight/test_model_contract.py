@@ -225,6 +225,18 @@ def test_batch_norm_left_in_training_mode_is_found(tmp_path: Path) -> None:
     )
 
 
+def test_a_model_that_answers_no_single_row_is_found(tmp_path: Path) -> None:
+    def in_company_only(x: Tensor) -> Tensor:
+        if len(x) < 2:
+            raise RuntimeError("two or more rows are needed")
+        return linear(x)
+
+    found = contract(in_company_only, tmp_path, samples=30)
+    assert broken(found) == {"batch_independent"}
+    assert "refused one by one: RuntimeError: two or more rows" in found["batch_independent"].cautions[0]
+    assert "differ" not in found["batch_independent"].cautions[0]
+
+
 def test_rounding_between_batch_sizes_is_no_dependence(tmp_path: Path) -> None:
     def rounding(x: Tensor) -> Tensor:
         return linear(x) * (1 + 1e-6 * len(x))
