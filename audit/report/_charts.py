@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-ENLARGED = 1.4
+ENLARGED = 1.35
 """CSS pixels per point: text of 9 points reads as the page's own."""
 # stand-ins that the page's own colours replace
 _INK, _FAINT = "#0a0b01", "#0a0b02"

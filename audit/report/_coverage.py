@@ -12,7 +12,7 @@ from audit.report._words import ACCESS, count, mapping
 
 GapKind = Literal["unfinished", "check", "not_applicable", "adversary", "data", "gate", "blind_spot"]
 HEADINGS: dict[GapKind, str] = {
-    "unfinished": "Planned, and not done when the run ended",
+    "unfinished": "Planned, and not finished",
     "not_applicable": "Could not be tested on this model and data",
     "check": "Checks that the scenario does not run",
     "adversary": "Adversaries that were not tried",

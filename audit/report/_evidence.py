@@ -97,7 +97,8 @@ def _fill(block: Block, view: RunView, ref: EvidenceRef, budget: Budget, number:
     if not len(evidence):
         raise UserError(f"evidence {ref.path} holds no rows")
     name = ref.path.rsplit("/", 1)[-1].replace("_", " ")
-    block.title = clean(evidence.meta.get("title") or name)
+    told = evidence.meta.get({"attributions": "explainer", "adversarial": "attack"}.get(ref.kind, "title"))
+    block.title = clean(told or name) if ref.kind != "outcomes" else clean(name)
     match ref.kind:
         case "attributions":
             _attributions(block, evidence, view, budget, number)
@@ -119,7 +120,7 @@ def _fill(block: Block, view: RunView, ref: EvidenceRef, budget: Budget, number:
 
 def _attributions(block: Block, evidence: Evidence, view: RunView, budget: Budget, number: int) -> None:
     meta = evidence.meta
-    block.facts += _facts({"explainer": meta.get("explainer"), **mapping(meta.get("parameters"))})
+    block.facts += _facts(mapping(meta.get("parameters")))
     block.samples, block.shown = _samples.attributions(evidence, _bounds(view, evidence, block.step), budget)
     kind = str(meta.get("input_kind", ""))
     if kind == "image":
@@ -145,7 +146,7 @@ def _adversarial(block: Block, evidence: Evidence, view: RunView, budget: Budget
     meta = evidence.meta
     units = f" {meta['units']}" if meta.get("units") else ""
     eps = f"{show(float(meta['eps']))}{units}" if isinstance(meta.get("eps"), (int, float)) else None
-    block.facts += _facts({"attack": meta.get("attack"), "norm": meta.get("norm"), "eps": eps})
+    block.facts += _facts({"norm": meta.get("norm"), "eps": eps})
     block.samples, block.shown = _samples.adversarial(evidence, _bounds(view, evidence, block.step), budget)
     if str(meta.get("input_kind", "")) == "image" and not _colour(evidence):
         block.legend = _legend("made darker", "made brighter")

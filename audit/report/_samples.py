@@ -146,7 +146,9 @@ class _Reader:
                 sample.lines.append("averaged down to fit")
         else:
             sample.bars = self._bars(row["x"], row["values"])
-        sample.lines += [f"{name} {_number(row[name])}" for name in ("score", "base_value", "error") if name in row]
+        sample.lines += [
+            f"{name.replace('_', ' ')} {_number(row[name])}" for name in ("score", "base_value", "error") if name in row
+        ]
         return sample
 
     def attacked(self, position: int) -> Sample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class RunView:
         self.problems: list[str] = []
         self.manifest: dict[str, Any] = tidy(run.manifest)
         self.state = run.state
-        self.scenario_text = clean(self._read(lambda: run.scenario_text, ""))
+        self.scenario_text = clean(self._read(self._scenario, ""))
         nothing: tuple[Recorded, ...] = ()
         self.recorded = self._read(lambda: run.recorded, nothing)
         timings: Any = self._read(lambda: run.timings, None)
@@ -88,6 +89,13 @@ class RunView:
         except (UserError, ValueError, OSError) as error:
             self.problem(str(error))
             return otherwise
+
+    def _scenario(self) -> str:
+        text = self.run.scenario_text
+        recorded = self.manifest.get("scenario_sha256")
+        if recorded and hashlib.sha256(text.encode()).hexdigest() != recorded:
+            self.problem("scenario.yaml is not the text that was run: its SHA-256 is another than the manifest's")
+        return text
 
     def problem(self, text: str) -> str:
         """Note damage once, without the folders of this machine; gives the line as noted."""

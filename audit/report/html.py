@@ -16,6 +16,7 @@ from audit.report._coverage import HEADINGS
 from audit.report._evidence import KINDS, Block, blocks
 from audit.report._gate_line import gate_line
 from audit.report._measured import MAX_ROWS, cell_of, grids, lines
+from audit.report._sweeps import sweeps
 from audit.report._view import RunView
 from audit.run_folder import Run
 
@@ -46,6 +47,7 @@ class Html(Renderer):
             steps=[_step(view, step) for step in view.planned],
             lines=lines(view),
             grids=grids(view),
+            sweeps=sweeps(view),
             facts=_facts(view),
             version=__version__,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -111,7 +112,8 @@ class Stored:
     """A run folder in the making."""
 
     def __init__(self, path: Path, text: str = SCENARIO, **manifest: Any) -> None:
-        self.writer = RunWriter(path, {**MANIFEST, **manifest}, text)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        self.writer = RunWriter(path, {**MANIFEST, "scenario_sha256": digest, **manifest}, text)
         self.findings: list[Finding] = []
 
     def evidence(
@@ -174,7 +176,6 @@ MANIFEST: dict[str, Any] = {
     "audit": "0.1.0",
     "scenario": "digits-release",
     "description": "A convolutional net that reads digits",
-    "scenario_sha256": "ab" * 32,
     "origin": "digits.yaml",
     "started": "2026-11-20T10:00:00+00:00",
     "seed": 7,
@@ -357,6 +358,7 @@ def rich_run(path: Path) -> Run:
     return s.finish()
 
 
+_open: list[Stored] = []
 GOOD = Proportion(k=540, n=540)
 BAD = Proportion(k=100, n=540)
 UNSURE = Proportion(k=330, n=540)
@@ -436,6 +438,7 @@ def _unstarted(s: Stored) -> Run:
 
 def _running(s: Stored) -> Run:
     s.add(finding(estimate=GOOD, required=">= 0.6"))
+    _open.append(s)  # its lock is what tells a running run from an interrupted one
     return Run(s.writer.path)
 
 
@@ -492,20 +495,29 @@ WORDS = {
 }  # fmt: skip
 
 
+def situation_in(name: str, path: Path) -> Run:
+    """One kind of run, in a fresh folder."""
+    nasty = {"scenario": NASTY, "models": {NASTY: {}}} if name == "nasty" else {}
+    return SITUATIONS[name](Stored(path, **nasty))
+
+
 @pytest.fixture(params=list(SITUATIONS))
-def situation(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Run]]:
+def situation(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Run]:
     """Every kind of run: its name, and the run."""
-    name = request.param
-    made = Stored(tmp_path / "run", **({"scenario": NASTY, "models": {NASTY: {}}} if name == "nasty" else {}))
-    yield name, SITUATIONS[name](made)
-    if name == "running":
-        made.close()
+    return request.param, situation_in(request.param, tmp_path / "run")
 
 
 @pytest.fixture
 def situation_run(tmp_path: Path) -> Callable[[str], Run]:
     """One kind of run by name."""
-    return lambda name: SITUATIONS[name](Stored(tmp_path / name))
+    return lambda name: situation_in(name, tmp_path / name)
+
+
+@pytest.fixture(autouse=True)
+def _close_running_runs() -> Iterator[None]:
+    yield
+    while _open:
+        _open.pop().close()
 
 
 @pytest.fixture(scope="session")
@@ -517,6 +529,19 @@ def _rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rich(_rich: Path, tmp_path: Path) -> Run:
     """A finished run with everything in it, for a test to keep or to damage."""
     return Run(Path(shutil.copytree(_rich, tmp_path / "rich")))
+
+
+@pytest.fixture(scope="session")
+def _pictured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    s = Stored(tmp_path_factory.mktemp("stored") / "pictured")
+    refs = (confusion(s), adversarial_examples(s, 4), attribution_maps(s, 4))
+    return s.add(finding("robustness.evasion", "robust_accuracy", BAD, ">= 0.6", evidence=refs)).finish().path
+
+
+@pytest.fixture
+def pictured(_pictured: Path, tmp_path: Path) -> Run:
+    """A failed run with pictures and without charts, which take longer."""
+    return Run(Path(shutil.copytree(_pictured, tmp_path / "pictured")))
 
 
 @pytest.fixture

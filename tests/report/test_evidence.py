@@ -37,7 +37,7 @@ def test_attributions_of_a_table_are_bars(block_of: Callable[..., Block]) -> Non
         x=np.array([[30.0, 5.0, np.nan], [40.0, 2.0, 1.0]]), values=values,
         target=np.array([1, 1]), prediction=np.array([1, 0]), label=np.array([1, 1]),
     )  # fmt: skip
-    assert block.facts == ["explainer shap_values", "background 20"]
+    assert (block.title, block.facts) == ("shap_values", ["background 20"])
     assert len(block.charts) == 1
     first = block.samples[0]
     assert first.title == "true yes, predicted no"  # wrong predictions come first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,9 @@ def test_pictures_and_charts_come_out_the_same(rich: Run) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_no_report_names_this_machine(name: str, rich: Run) -> None:
-    (rich.path / "evidence" / "robustness.evasion" / "pgd" / "meta.json").unlink()
-    text = render(name, Run(rich.path))
-    assert str(rich.path.parent) not in text
+def test_no_report_names_this_machine(name: str, pictured: Run) -> None:
+    (pictured.path / "evidence" / "robustness.evasion" / "pgd" / "meta.json").unlink()
+    assert str(pictured.path.parent) not in render(name, Run(pictured.path))
 
 
 def test_writing_is_all_or_nothing(rich: Run, tmp_path: Path) -> None:
@@ -66,12 +66,12 @@ def test_no_format_imports_torch(rich: Run) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_words_of_others_stay_words(name: str, situation: tuple[str, Run]) -> None:
+def test_words_of_others_stay_words(name: str, situation_run: Callable[[str], Run]) -> None:
     """Whatever stands in names and messages, no format carries a control character on."""
     control = (
         {chr(0), chr(27), "\u202e"} if name != "json" else {chr(0), chr(27)}
     )  # JSON keeps what was stored, escaped
-    assert not set(render(name, situation[1])) & control
+    assert not set(render(name, situation_run("nasty"))) & control
 
 
 def test_every_verdict_has_its_word(situation: tuple[str, Run], make: Any) -> None:
