@@ -13,6 +13,7 @@ _WHERE = {
     "load_scenario": "audit.scenario",
     "ScenarioError": "audit.scenario",
     "UserError": "audit.parameters",
+    "from_arrays": "audit.datasets._arrays",
     "run": "audit.engine",
     "rejudge": "audit.engine",
     "find_run": "audit.engine",
@@ -25,6 +26,7 @@ _WHERE = {
 }
 
 if TYPE_CHECKING:
+    from audit.datasets._arrays import from_arrays
     from audit.engine import Report, find_run, rejudge, run
     from audit.model import AuditedModel, Field, InputSpec
     from audit.parameters import UserError
@@ -42,6 +44,7 @@ __all__ = [
     "ScenarioError",
     "UserError",
     "find_run",
+    "from_arrays",
     "load_scenario",
     "rejudge",
     "run",

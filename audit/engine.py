@@ -8,11 +8,13 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from audit import __version__
+from audit.bridges.global_generators import seeded
 from audit.context import Context
 from audit.executors.local import execute
 from audit.finding import Finding, Measurement, Metric, Outcome, Severity, part_name
@@ -185,10 +187,14 @@ class _Session:
     _raw: AuditData | None = None
 
     def run(self, fail_on: Severity, out: Path | None) -> Report:
+        """Run every step with the scenario's threads; the process gets its own back."""
+        with _fixed_threads(self.plan.scenario.threads or os.cpu_count() or 1) as threads:
+            return self._run(fail_on, out, threads)
+
+    def _run(self, fail_on: Severity, out: Path | None, threads: int) -> Report:
         scenario = self.plan.scenario
         refs = list(dict.fromkeys([step.model for step in self.plan.steps] + list(scenario.models.values())))
         cards = {ref: self.opener.get(ref) for ref in refs}
-        threads = self._fix_threads()
         first = self.plan.steps[0].model
         self._open(first)
         self._fitted(first)
@@ -234,13 +240,6 @@ class _Session:
             }
             writer.finish(findings, timings, facts)
         return Report(path, tuple(findings), result)
-
-    def _fix_threads(self) -> int:
-        import torch
-
-        threads = self.plan.scenario.threads or os.cpu_count() or 1
-        torch.set_num_threads(threads)
-        return threads
 
     def _fresh_folder(self, started: datetime.datetime) -> Path:
         stem = f"{started:%Y%m%d-%H%M%S}-{safe_name(self.plan.scenario.name)}"
@@ -322,10 +321,12 @@ class _Session:
                 base=self.plan.file.base,
             )
             seen: set[str] = set()
-            for measurement in step.check.run(model, data, context):
-                _verify(measurement, step.metrics, seen)
-                writer.record(_recorded(step, measurement=measurement))
-                self.observer.measured(step, measurement)
+            # A model may draw from the global generators: each check finds them alike, whatever ran before it.
+            with seeded(context.number("global") % 2**32):
+                for measurement in step.check.run(model, data, context):
+                    _verify(measurement, step.metrics, seen)
+                    writer.record(_recorded(step, measurement=measurement))
+                    self.observer.measured(step, measurement)
 
         def log(text: str) -> None:
             with (writer.path / "errors.log").open("a", encoding="utf-8") as errors:
@@ -370,6 +371,18 @@ def _conclusion(result: Verdict, fail_on: Severity) -> dict[str, Any]:
         },
         "fail_on": str(fail_on),
     }
+
+
+@contextmanager
+def _fixed_threads(threads: int) -> Iterator[int]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def _today() -> datetime.date:

@@ -55,7 +55,9 @@ def decide(estimate: Estimate, gate: Gate, level: float = LEVEL) -> Decision:
     if isinstance(estimate, Bound):
         return _decide_bound(estimate, gate, said)
     if isinstance(estimate, Resampled) and len(set(estimate.replicates)) == 1:
-        return Decision(Status.INCONCLUSIVE, f"{said}: every resample gives the same value, so its interval says nothing")
+        return Decision(
+            Status.INCONCLUSIVE, f"{said}: every resample gives the same value, so its interval says nothing"
+        )
     p_value = None
     if gate.direction != "equal" and not isinstance(estimate, Exact):
         p_value = min(1.0, 2 * min(estimate.p_value(gate), estimate.p_value(gate.opposite())))
@@ -232,7 +234,9 @@ class _Judged:
         measurement = _measured(record)
         if why := self._void(measurement):
             return _Draft(self._finding(Status.VOID, f"the number means nothing: {why}", measurement, None, None))
-        return _Draft(self._finding(Status.INFO, describe_estimate(measurement.estimate), measurement, None, None))
+        said = describe_estimate(measurement.estimate)
+        message = f"{said}; it decides nothing: {measurement.unresolved}" if measurement.unresolved else said
+        return _Draft(self._finding(Status.INFO, message, measurement, None, None))
 
     def _unmeasured(self, metric: str, dims: Mapping[str, str] | str, gate: Gate) -> _Draft:
         part = part_name(metric, {"*": ""} if isinstance(dims, str) else dims).replace("*=", "*")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,14 +48,14 @@ def train(members: Batch, *, epochs: int = 15, eps: float = 0.0, seed: int = 0) 
         members: images ``(N, 1, 8, 8)`` in 0..16 and their labels.
         eps: linf radius of adversarial training in input units; 0 trains plainly.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(seed)
         model = cnn()
         x, y = torch.from_numpy(members.x).float(), torch.from_numpy(members.labels)
         optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=epochs * -(-len(x) // 64))
         for _ in range(epochs):
-            for rows in torch.randperm(len(x)).split(64):
+            for rows in torch.split(torch.randperm(len(x)), 64):
                 inputs = _shifted(x[rows])
                 if eps:
                     inputs = _perturbed(model, inputs, y[rows], eps)
@@ -63,6 +65,17 @@ def train(members: Batch, *, epochs: int = 15, eps: float = 0.0, seed: int = 0) 
                 optimiser.step()
                 schedule.step()
     return model.eval()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The same weights whatever the number of cores: sums in another order give other floats."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _shifted(x: Tensor) -> Tensor:
