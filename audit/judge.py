@@ -173,10 +173,10 @@ class _Judged:
                 continue
             matches = self._matching(metric, dims)
             gated |= {id(record) for record in matches}
-            for text in texts:
+            for position, text in enumerate(texts):
                 gate = Gate.parse(text)
                 judged = [self._gate(record, gate) for record in matches] or [self._unmeasured(metric, dims, gate)]
-                out += [replace(draft, finding=draft.finding.model_copy(update={"gate": key})) for draft in judged]
+                out += [_written_as(draft, key, position) for draft in judged]
         out += [self._ungated(record) for record in self.records if id(record) not in gated]
         if self.outcome.status == "error":
             out.append(_Draft(self._finding(Status.ERROR, self.outcome.message, None, None, None)))
@@ -333,6 +333,13 @@ class _Judged:
         return self.step.entry.require.get(tail, ())
 
 
+def _written_as(draft: _Draft, key: str, position: int) -> _Draft:
+    """With the gate's key in the scenario, and a fingerprint of its own where several gates stand on one part."""
+    mark = draft.finding.fingerprint
+    known = fingerprint(mark, position) if position else mark
+    return replace(draft, finding=draft.finding.model_copy(update={"gate": key, "fingerprint": known}))
+
+
 def _measured(record: Recorded) -> Measurement:
     if record.measurement is None:
         raise ValueError(f"record of {record.step} holds no measurement")
@@ -426,7 +433,7 @@ def verdict(findings: Sequence[Finding], fail_on: Severity = Severity.LOW) -> Ve
     if broken or absent:
         parts = [
             (len([f for f in broken if f.status is Status.ERROR]), "broke"),
-            (counts["void"], "mean nothing"),
+            (counts["void"], "means nothing" if counts["void"] == 1 else "mean nothing"),
             (len(absent), "could not apply"),
         ]
         return replace(

@@ -290,3 +290,10 @@ def test_fingerprints_name_the_subject_not_the_result() -> None:
     b = one('{heads: ">= 0.7"}', record(Proportion(k=10, n=100)))
     c = one('{mean: "> 0"}', record(Mean(value=1, se=0.1, n=9), metric="mean"))
     assert a.fingerprint == b.fingerprint != c.fingerprint
+
+
+def test_two_gates_on_one_part_have_two_fingerprints_and_ids() -> None:
+    found = judge(
+        plan('{heads: [">= 0.5", ">= 0.6"]}'), [record(Proportion(k=90, n=100)), record(outcome=DONE)], today=TODAY
+    )
+    assert len({f.fingerprint for f in found}) == len({f.id for f in found}) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -75,6 +76,14 @@ def prepare(
         raise
 
 
+def user_name() -> str:
+    """Who is at work: the login name, or the number of a user who has none (as in many containers)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
 def _local_path(source: Path | str) -> Path | None:
     """The file that is meant; None for a callable.
 
@@ -136,7 +145,7 @@ def _card(
         files=dict(digests),
         digest="",
         source=source,
-        added_by=getpass.getuser(),
+        added_by=user_name(),
         added_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     card = card.model_copy(update={"digest": card_digest(card)})

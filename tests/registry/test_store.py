@@ -85,6 +85,20 @@ def test_the_digest_says_what_the_model_is(registry: Registry, tmp_path: Path) -
     assert len({same, *others}) == 5
 
 
+def test_a_user_without_a_name_is_told_by_number(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pwd
+
+    def nobody(uid: int) -> Any:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert add(registry, weights(tmp_path, 1.0)).added_by == f"uid {os.getuid()}"
+
+
 def test_aliases_move_between_versions_of_a_model(registry: Registry, tmp_path: Path) -> None:
     path = weights(tmp_path, 1.0)
     add(registry, path, aliases=["production"])
@@ -361,8 +375,33 @@ def _adds(home: Path, path: Path, count: int, barrier: Any) -> None:
         add(registry, path)
 
 
-def _adds_and_removes(home: Path, path: Path, count: int, barrier: Any) -> None:
+def _adds_slowly(home: Path, path: Path, count: int, barrier: Any) -> None:
+    """Dawdles between placing the file and writing it down."""
     registry = Registry(home)
+    place = registry.blobs.place
+
+    def placed(staged: Any) -> None:
+        place(staged)
+        time.sleep(0.1)
+
+    registry.blobs.place = placed  # type: ignore[method-assign]
+    barrier.wait()
+    for _ in range(count):
+        add(registry, path)
+        registry.remove("m")
+    add(registry, path)
+
+
+def _adds_and_removes(home: Path, path: Path, count: int, barrier: Any) -> None:
+    """Dawdles between looking what is referred to and deleting the rest."""
+    registry = Registry(home)
+    sweep = registry.blobs.sweep
+
+    def swept(kept: Any) -> Any:
+        time.sleep(0.1)
+        return sweep(kept)
+
+    registry.blobs.sweep = swept  # type: ignore[method-assign]
     barrier.wait()
     for _ in range(count):
         registry.remove(add(registry, path, name="passing").ref)
@@ -404,13 +443,11 @@ def test_processes_that_add_at_once_lose_nothing(registry: Registry, tmp_path: P
 def test_a_sweep_never_takes_a_file_that_another_process_adds(registry: Registry, tmp_path: Path) -> None:
     """Both use the same file, so every removal finds it unreferenced, or just not."""
     path = weights(tmp_path, 1.0)
-    processes = together(
-        registry.home, [(_adds_and_removes, (path, 15)), (_adds_and_removes, (path, 15)), (_adds, (path, 1))]
-    )
+    processes = together(registry.home, [(_adds_slowly, (path, 5)), (_adds_and_removes, (path, 8))])
     for process in processes:
         process.join(100)
         assert process.exitcode == 0
-    assert [c.ref for c in registry.list()] == ["m@1"]
+    assert [c.ref for c in registry.list()] == ["m@6"]
     assert registry.open("m").classes == ("0", "1", "2")
 
 

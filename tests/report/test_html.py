@@ -120,7 +120,7 @@ def test_the_verdict_stands_first_in_words(rich_text: str, rich_page: Page) -> N
         "Manifest",
     ]
     said = rich_page.said
-    assert said.index("No verdict 1 broke, 1 mean nothing.") < said.index("Status Gate Required")
+    assert said.index("No verdict 1 broke, 1 means nothing.") < said.index("Status Gate Required")
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,8 @@ def _gains(scores: NDArray[np.float64], share: NDArray[np.float64]) -> dict[str,
     """
     import numpy as np
 
-    explained, least_first, random = np.moveaxis(np.trapezoid(scores, share, axis=3), 2, 0)
+    areas = np.asarray(np.trapezoid(scores, share, axis=3))
+    explained, least_first, random = areas[:, :, 0], areas[:, :, 1], areas[:, :, 2]
     return {"deletion_gain": random - explained, "insertion_gain": least_first - random}
 
 

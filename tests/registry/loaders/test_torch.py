@@ -253,6 +253,15 @@ def test_a_training_checkpoint_with_objects_is_refused(registry: Registry, tmp_p
         add_mlp(registry, path)
 
 
+def test_a_torch_file_of_the_old_kind_opens_where_it_is_trusted(registry: Registry, tmp_path: Path) -> None:
+    path = tmp_path / "old.pt"
+    torch.save(mlp(seed=5).state_dict(), path, _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match="audit model trust"):
+        add_mlp(registry, path)
+    x = torch.randn(5, 4)
+    assert torch.equal(add_mlp(registry, trusting(registry, path)).scores(x), mlp(seed=5)(x).detach())
+
+
 # --- exported programs and TorchScript ---
 
 
