@@ -1,0 +1,197 @@
+"""What shows that a robustness number means nothing: the model's own answers, and methods that must not beat the attacks.
+
+A comparison is of independent runs on the same rows. It makes the number void where an exact paired McNemar test says, at 1 %,
+that the weaker method succeeds more often; short of that it is a caution.
+
+Source: Carlini et al. 2019, arXiv:1902.06705; Croce & Hein 2020, arXiv:2003.01690 (`checks.py` of AutoAttack).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from audit.attacks import Attack
+from audit.attacks.pgd import Pgd
+from audit.checks.robustness._attacked import Outcome, Rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from audit.finding import ThreatModel
+    from audit.rng import ExampleRng
+
+SIGNIFICANCE = 0.01
+CONTROL_ROWS = 64
+"""Rows that are asked about twice, and that are attacked with the whole input range allowed."""
+ZERO_SHARE = 0.1
+"""Share of attacked rows with no gradient to follow above which a white-box number is void (policy)."""
+RANDOM_SHARE = 1e-4
+"""Difference of two answers to the same rows, as a share of the largest score, that rounding does not explain (policy)."""
+
+
+class Controls:
+    """Judges the attacks on `rows`; what was found lies in `voids` and `cautions`.
+
+    Args:
+        scores: the model's answers to `rows` before anything was attacked, in output space.
+        varied: whether the model predicts more than one class on the test rows.
+    """
+
+    def __init__(self, rows: Rows, scores: Tensor, varied: bool) -> None:
+        self._rows, self._scores, self._varied = rows, scores, varied
+        self.voids: list[str] = []
+        self.cautions: list[str] = []
+
+    def judge(self, outcomes: Mapping[str, Outcome], attacks: Mapping[str, Attack]) -> Tensor:
+        """Run every control that applies; gives which rows some attack or control fooled, ``(N,)`` bool."""
+        import torch
+
+        rows = self._rows
+        fooled = torch.zeros(len(rows), dtype=torch.bool, device=rows.x.device)
+        if not len(rows):
+            return fooled
+        for outcome in outcomes.values():
+            fooled |= outcome.success
+        white = [name for name, attack in attacks.items() if attack.access == "white_box"]
+        black = [name for name in attacks if name not in white]
+        self._randomised()
+        self._probabilities_for_logits()
+        self._zero_gradients({name: s for name in white if (s := outcomes[name].stuck) is not None}, fooled)
+        if white and black:
+            by_white, by_black = (_any(outcomes, names) for names in (white, black))
+            self._not_weaker("black-box attacks", by_black, by_white, "the white-box attacks")
+        rng = rows.rng("controls")
+        methods: dict[str, Callable[[Rows, ExampleRng], Tensor]] = {"random noise of the same norm": _noise}
+        if white:
+            methods["a single gradient step"] = _single_step
+        found = fooled.clone()
+        for name, method in methods.items():
+            success = _cheaply(rows, rng, method, fooled)
+            self._not_weaker(name, success, fooled, "the attacks")
+            found |= success
+        if white and self._varied:
+            self._full_range([attacks[name] for name in white], rng)
+        return found
+
+    def _randomised(self) -> None:
+        """The same rows, asked about again."""
+        x, first = self._rows.x[:CONTROL_ROWS], self._scores[:CONTROL_ROWS]
+        again = self._rows.model.scores(x)
+        difference = float((again.double() - first.double()).abs().max())
+        if difference > RANDOM_SHARE * float(first.double().abs().max()):
+            self.voids.append(
+                f"randomised: two evaluations of the same {len(x)} rows differ by up to {difference:.2g}; an attack on one "
+                "draw says nothing about the next"
+            )
+
+    def _probabilities_for_logits(self) -> None:
+        """A softmax declared as logits: a second one flattens the loss that attacks follow."""
+        scores = self._scores.double()
+        if self._rows.model.output != "logit":
+            return
+        if bool(((scores >= 0) & (scores <= 1)).all()) and bool(((scores.sum(dim=1) - 1).abs() <= 1e-3).all()):
+            self.voids.append(
+                "probabilities: the model is declared to give logits, and its scores lie in 0..1 and add up to 1; "
+                "a second softmax flattens the loss that attacks follow"
+            )
+
+    def _zero_gradients(self, stuck: Mapping[str, Tensor], fooled: Tensor) -> None:
+        """Whether white-box attacks had a gradient to follow."""
+        n = len(fooled)
+        blind = ~fooled
+        for name, rows in stuck.items():
+            blind = blind & rows
+            if k := int((rows & ~fooled).sum()):
+                self.cautions.append(
+                    f"{name}: the gradient was zero in every element on {k} of {n} rows that stayed right"
+                )
+        if stuck and int(blind.sum()) > ZERO_SHARE * n:
+            self.voids.append(
+                f"zero gradients: on {int(blind.sum())} of {n} rows no white-box attack had a gradient to follow (rounded inputs, "
+                "a saturated loss or another mask), which is no robustness; try `loss: margin`, or black-box attacks alone"
+            )
+
+    def _not_weaker(self, name: str, weaker: Tensor, attack: Tensor, against: str) -> None:
+        """A paired comparison with a method that must not beat the attacks."""
+        from audit.stats import mcnemar_exact
+
+        only, other = int((weaker & ~attack).sum()), int((attack & ~weaker).sum())
+        if not only:
+            return
+        p = mcnemar_exact(only, other, "greater")
+        said = f"{name} fooled {only} rows that {against} did not, {other} the other way (McNemar p = {p:.2g})"
+        if p <= SIGNIFICANCE:
+            self.voids.append(f"{said}: {against} do not find what there is to find")
+        else:
+            self.cautions.append(f"{said}; the {only} count as not robust")
+
+    def _full_range(self, attacks: Sequence[Attack], rng: ExampleRng) -> None:
+        """The whole input range allowed: any row may become one of another class, so every row must fall.
+
+        That exchange is the method compared with; by the same test as elsewhere, seven rows left are more than chance leaves.
+        """
+        import torch
+
+        from audit.stats import mcnemar_exact
+
+        left = torch.arange(min(len(self._rows), CONTROL_ROWS), device=self._rows.x.device)
+        n, whole = len(left), _whole_range(self._rows)
+        for attack in attacks:
+            if not len(left):
+                break
+            rows = self._rows.take(left).within(eps=whole)
+            found = attack.run(rows.model, rows.x, rows.y, rows.threat, rng.take(left.cpu()))
+            left = left[~rows.confirm(found.x).success]
+        if len(left) and mcnemar_exact(len(left), 0, "greater") <= SIGNIFICANCE:
+            self.voids.append(
+                f"full range: with eps = {whole:g}, where any input may become any other, the attacks left {len(left)} of {n} "
+                "rows: they do not find what there is to find"
+            )
+
+
+def _any(outcomes: Mapping[str, Outcome], names: Sequence[str]) -> Tensor:
+    import torch
+
+    return torch.stack([outcomes[name].success for name in names]).any(dim=0)
+
+
+def _cheaply(rows: Rows, rng: ExampleRng, method: Callable[[Rows, ExampleRng], Tensor], fooled: Tensor) -> Tensor:
+    """Successes of a method, on the survivors of the attacks first: where it adds nothing there, the others cannot matter."""
+    import torch
+
+    success = torch.zeros_like(fooled)
+    for index in ((~fooled).nonzero().flatten(), fooled.nonzero().flatten()):
+        part = rows.take(index)
+        if len(part):
+            success[index] = part.confirm(method(part, rng.take(index.cpu()))).success
+        if not bool(success.any()):
+            break
+    return success
+
+
+def _noise(rows: Rows, rng: ExampleRng) -> Tensor:
+    """A random corner of the linf ball or a random point of the l2 sphere, in the box."""
+    import torch
+
+    threat: ThreatModel = rows.threat
+    eps = threat.eps or 0.0
+    low, high = threat.bounds or (-torch.inf, torch.inf)
+    noise = rng.normal(tuple(rows.x.shape[1:])).to(rows.x)
+    if threat.norm == "linf":
+        noise = eps * noise.sign()
+    else:
+        noise = noise * (eps / noise.flatten(1).norm(dim=1).clamp_min(1e-30)).reshape(-1, *[1] * (noise.dim() - 1))
+    return (rows.x + noise).clamp(low, high)
+
+
+def _single_step(rows: Rows, rng: ExampleRng) -> Tensor:
+    """One step of the whole eps along the gradient of the margin (FGSM, Goodfellow et al. 2015, arXiv:1412.6572)."""
+    step = Pgd(steps=1, step_size=1.0, random_start=False, loss="margin")
+    return step.run(rows.model, rows.x, rows.y, rows.threat, rng).x
+
+
+def _whole_range(rows: Rows) -> float:
+    """The eps within which any input of the box may become any other."""
+    low, high = rows.threat.bounds or (0.0, 0.0)
+    return (high - low) * (rows.x[0].numel() ** 0.5 if rows.threat.norm == "l2" else 1.0)
