@@ -387,7 +387,7 @@ def _adds_slowly(home: Path, path: Path, count: int, barrier: Any) -> None:
     registry.blobs.place = placed  # type: ignore[method-assign]
     barrier.wait()
     for _ in range(count):
-        add(registry, path)
+        assert registry.blobs.path(next(iter(add(registry, path).files.values()))).exists()
         registry.remove("m")
     add(registry, path)
 

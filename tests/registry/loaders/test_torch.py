@@ -292,6 +292,34 @@ def test_a_program_answers_and_differentiates_as_the_eager_model(kind: str, regi
         registry.open("cnn")
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_torchscript_saved_in_training_mode_is_put_into_evaluation(registry: Registry, tmp_path: Path) -> None:
+    module = mlp(seed=5).train()
+    torch.jit.script(module).save(str(tmp_path / "m.pt"))
+    registry.add("m", trusting(registry, tmp_path / "m.pt"), classes=3, spec=FOUR, parameters={"micro_batch": 2})
+    model, x = registry.open("m"), torch.randn(5, 4)
+    assert torch.allclose(model.scores(x), module.eval()(x), atol=1e-6)
+    assert model.micro_batch == 2
+    assert not model.logits(x).requires_grad
+
+
+@pytest.mark.parametrize("kind", ["torch_export", "torchscript"])
+def test_a_loader_asks_for_trust_whoever_calls_it(kind: str, registry: Registry, tmp_path: Path) -> None:
+    from audit.registry.opening import build_loader
+    from audit.registry.trust import Trust
+
+    path = tmp_path / "m.bin"
+    if kind == "torch_export":
+        exported(mlp(), torch.randn(3, 4), tmp_path / "m.pt2").rename(path)
+    else:
+        traced(mlp(), torch.randn(3, 4), path)
+    card = registry.add("m", trusting(registry, path), classes=3, spec=FOUR)
+    loader = build_loader(kind, {})
+    assert loader.load(card, {"m.bin": path}, registry.trust).output == "logit"
+    with pytest.raises(UserError, match="its digest is not trusted"):
+        loader.load(card, {"m.bin": path}, Trust(tmp_path / "nobody"))
+
+
 def test_parameters_of_a_program_need_no_gradient(registry: Registry, tmp_path: Path) -> None:
     path = trusting(registry, exported(trained_cnn(), images(3), tmp_path / "cnn.pt2"))
     registry.add("cnn", path, classes=10, spec=DIGITS, parameters={"micro_batch": 7})
