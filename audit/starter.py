@@ -75,8 +75,10 @@ def _source(data: str, label: str | None, folder: Path) -> tuple[str, bool]:
     if head in available("datasets") and "." in data:
         named = f", label: {_quoted(label)}" if label else ""
         return f"{{source: {data}{named}, {split}}}  # the split must be the one the model was trained with", True
-    if path.suffix or os.sep in data:
-        raise UserError(f"--data {data}: there is no such file")
+    if path.suffix.lower() in _BY_SUFFIX or os.sep in data:
+        raise UserError(
+            f"--data {data}: there is no such file, or none that a data source reads: {', '.join(_BY_SUFFIX)} or an image folder"
+        )
     raise unknown("data source", data, available("datasets"))
 
 
