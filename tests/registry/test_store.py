@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -449,6 +450,25 @@ def test_a_sweep_never_takes_a_file_that_another_process_adds(registry: Registry
         assert process.exitcode == 0
     assert [c.ref for c in registry.list()] == ["m@6"]
     assert registry.open("m").classes == ("0", "1", "2")
+
+
+def test_a_sweep_holds_off_whoever_adds(registry: Registry, tmp_path: Path) -> None:
+    """The same, with the other writer let in at the worst moment: after looking what is referred to, before deleting."""
+    path = weights(tmp_path, 1.0)
+    add(registry, path)
+    adder = threading.Thread(target=lambda: add(Registry(registry.home), path, name="other"))
+    sweep = registry.blobs.sweep
+
+    def swept(kept: Any) -> Any:
+        adder.start()
+        adder.join(0.7)
+        return sweep(kept)
+
+    registry.blobs.sweep = swept  # type: ignore[method-assign]
+    registry.remove("m")
+    adder.join(60)
+    assert [c.ref for c in registry.list()] == ["other@1"]
+    assert registry.open("other").classes == ("0", "1", "2")
 
 
 def test_a_process_killed_while_adding_leaves_a_registry_that_works(registry: Registry, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from audit.model import Field, InputSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 
 def infer_spec(estimator: Any) -> InputSpec | None:
@@ -88,9 +88,3 @@ def _select(selected: Any, columns: Sequence[str]) -> list[str]:
     if chosen.dtype == bool:
         return [column for column, taken in zip(columns, chosen.tolist(), strict=True) if taken]
     return [str(c) if isinstance(c, str) else columns[int(c)] for c in chosen.tolist()]
-
-
-def wants_categorical(estimator: Any) -> bool:
-    """Whether categories must come as pandas' categorical type: histogram boosting that encodes them itself tells by it."""
-    inner: Mapping[str, Any] = getattr(estimator, "named_steps", {})
-    return any(getattr(step, "_preprocessor", None) is not None for step in (estimator, *inner.values()))

@@ -43,14 +43,12 @@ def frame(
     *,
     order: Sequence[int] | None = None,
     originals: Mapping[str, Mapping[str, Any]] | None = None,
-    categorical: bool = False,
 ) -> pd.DataFrame:
     """Rows ``(N, F)`` as a DataFrame under the fields' names: numbers as float64, categories decoded.
 
     Args:
         order: places of the columns in the spec, in the order wanted.
         originals: column → category name → value, as in `decoded`.
-        categorical: give categories as pandas' categorical type, not as plain values.
     """
     import pandas as pd
 
@@ -60,10 +58,6 @@ def frame(
         if field.kind != "category":
             columns[field.name] = x[:, place]
             continue
-        known = (originals or {}).get(field.name, {})
-        values = decoded(x[:, place], field, known)
-        if categorical:
-            columns[field.name] = pd.Categorical(values, categories=[known.get(c, c) for c in field.categories])
-        else:
-            columns[field.name] = pd.array(values, dtype=object)
+        values = decoded(x[:, place], field, (originals or {}).get(field.name))
+        columns[field.name] = pd.array(values, dtype=object)
     return pd.DataFrame(columns)

@@ -158,7 +158,7 @@ def _asker(estimator: Any, card: ModelCard) -> Any:
 
 def _row_layout(estimator: Any, card: ModelCard) -> Any:
     """Array ``(N, *shape)`` → what the estimator was fitted on."""
-    from audit.registry.loaders._sklearn_columns import original_categories, wants_categorical
+    from audit.registry.loaders._sklearn_columns import original_categories
     from audit.registry.loaders._table import frame
 
     names = getattr(estimator, "feature_names_in_", None)
@@ -167,5 +167,5 @@ def _row_layout(estimator: Any, card: ModelCard) -> Any:
             feature_count(int(count), card.spec, card.ref)
         return lambda x: x.reshape(len(x), -1)
     order = column_order([str(n) for n in names], card.spec, card.ref)
-    originals, categorical = original_categories(estimator), wants_categorical(estimator)
-    return lambda x: frame(x, card.spec, order=order, originals=originals, categorical=categorical)
+    originals = original_categories(estimator)
+    return lambda x: frame(x, card.spec, order=order, originals=originals)
