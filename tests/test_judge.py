@@ -120,7 +120,7 @@ def test_parts_and_stars() -> None:
     records.append(record(outcome=DONE))
     stars = judge(plan('{"heads[*]": ">= 0.5"}'), records, today=TODAY)
     assert [(f.dims.get("side"), f.status) for f in stars] == [("left", "pass"), ("right", "fail"), (None, "info")]
-    assert [f.status for f in judge(plan('{"heads[side=right]": ">= 0.5"}'), records, today=TODAY)][0] == "fail"
+    assert next(f.status for f in judge(plan('{"heads[side=right]": ">= 0.5"}'), records, today=TODAY)) == "fail"
 
 
 def test_a_crash_keeps_what_was_measured_and_is_an_error() -> None:
@@ -215,7 +215,7 @@ def test_holm_takes_back_what_many_gates_made_likely() -> None:
     corrected = judge(plan(gates, top="correction: holm\n"), records, today=TODAY)
     assert corrected[0].status == "inconclusive"
     assert "Holm" in corrected[0].message
-    strong = [record(Proportion(k=90, n=100))] + records[1:]
+    strong = [record(Proportion(k=90, n=100)), *records[1:]]
     assert judge(plan(gates, top="correction: holm\n"), strong, today=TODAY)[0].status == "pass"
 
 
@@ -263,7 +263,7 @@ def test_paired_difference_of_zeros_and_ones() -> None:
     assert same.value == 0
     assert same.low < 0 < same.high, "no disagreement among 200 does not prove that there is none"
     assert same.high == pytest.approx(0.0217, abs=1e-3)  # Clopper–Pearson 0/200 at 97.5 %
-    better = paired_difference({i: 1.0 for i in ids}, base)
+    better = paired_difference(dict.fromkeys(ids, 1.0), base)
     assert better is not None
     assert better.value == 0.5
     # 100/200 and 0/200 at 97.5 % each: .4189 − .0217 and .5811 − 0

@@ -51,7 +51,9 @@ def test_each_gate_is_an_item_with_its_finding(suite: pytest.Pytester) -> None:
     )
     result = run(suite, text, "--audit")
     result.assert_outcomes(passed=4, failed=2)
-    result.stdout.fnmatch_lines(["*fail: toy.coins/heads[[]side=left] >= 0.6: 0.1 (95 % interval*misses >= 0.6*", "*remedy: Toss again.*"])
+    result.stdout.fnmatch_lines(
+        ["*fail: toy.coins/heads[[]side=left] >= 0.6: 0.1 (95 % interval*misses >= 0.6*", "*remedy: Toss again.*"]
+    )
     result.stdout.fnmatch_lines(["*inconclusive: second/heads*about n =*"])
     result.stdout.no_fnmatch_line("*Traceback*")
 
@@ -75,7 +77,9 @@ def test_waived_and_optional_are_skipped(suite: pytest.Pytester) -> None:
 
 
 def test_matrix_cells_are_items_and_options_reach_the_run(suite: pytest.Pytester) -> None:
-    text = '  - toy.coins: {n: 100}\n    matrix: {k: [90, 10]}\n    require: {heads: ">= 0.6", "heads[k=10]": "< 0.6"}\n'
+    text = (
+        '  - toy.coins: {n: 100}\n    matrix: {k: [90, 10]}\n    require: {heads: ">= 0.6", "heads[k=10]": "< 0.6"}\n'
+    )
     run(suite, text, "--audit").assert_outcomes(passed=3, failed=1)
     run(suite, text, "--audit", "--audit-set", "toy.coins.n=90").assert_outcomes(passed=3, failed=1)
 

@@ -8,15 +8,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audit.cli.scenarios import HOME
+from audit.parameters import UserError
 
 if TYPE_CHECKING:
     from audit.plan import Plan
+    from audit.registry.store import Registry
     from audit.run_folder import Run
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(demo)
+
+
+def _opens(registry: Registry, name: str) -> bool:
+    """Whether a registered demo model still opens; another version's code does not make it."""
+    try:
+        registry.open(name)
+    except UserError:
+        return False
+    return True
 
 
 def _audited(plan: Plan, digest: str, home: Path | None) -> Run | None:
@@ -71,7 +82,7 @@ def demo(
         if only is not None and exhibit.file != f"{only}.yaml":
             continue
         plan = bind(read(scenarios / exhibit.file))
-        if exhibit.model not in known:
+        if exhibit.model not in known or not _opens(registry, exhibit.model):
             console.print(f"[bold]{exhibit.model}[/]: making and registering the model")
             exhibit.prepare(registry, plan)
         stored = None if again else _audited(plan, registry.get(exhibit.model).digest, home)

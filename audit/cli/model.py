@@ -151,6 +151,7 @@ def remove(
         try:
             agreed = typer.confirm(f"remove {card.ref}{aliased}, added {card.added_at} by {card.added_by}?", err=True)
         except typer.Abort:
+            typer.echo(err=True)  # the question's line is still open
             agreed = False
         if not agreed:
             raise UserError("nothing was removed: answer 'y', or give --yes")

@@ -106,8 +106,8 @@ def test_a_plain_model_fails_where_the_robust_one_passes(home: Path) -> None:
         task="classification", classes=card.classes, spec=card.spec, output="logit",
     )  # fmt: skip
     text = (
-        "name: pair\nmodel: [digits-cnn, digits-plain]\ndata: {source: sklearn.digits, split: {test: 0.3, stratify: true}, limit: 150}\nchecks:\n"
-        '  - robustness.evasion: {attacks: [pgd], eps: 1.6}\n    require: {robust_accuracy: ">= 0.45"}\n'
+        "name: pair\nmodel: [digits-cnn, digits-plain]\ndata: {source: sklearn.digits, split: {test: 0.3, stratify: true}}\nchecks:\n"
+        '  - robustness.evasion: {attacks: [pgd: {loss: margin}], eps: 1.6}\n    require: {robust_accuracy: ">= 0.45"}\n'
     )
     report = run(parse(text), home=home)
     assert {f.model: f.status for f in report.findings if f.gated} == {"digits-cnn": "pass", "digits-plain": "fail"}

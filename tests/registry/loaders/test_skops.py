@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 import skops.io
 import torch
+from scipy.sparse import csr_array
+from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.ensemble import (
@@ -28,12 +30,12 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
-from sklearn.svm import LinearSVC
+from sklearn.svm import SVC, SVR, LinearSVC, NuSVC, OneClassSVM
 from sklearn.tree import DecisionTreeClassifier
 
 from audit.model import AuditedModel, Capability
 from audit.parameters import UserError
-from audit.registry.loaders._sklearn_trees import check_trees
+from audit.registry.loaders._sklearn_contents import check_contents
 from audit.registry.store import Registry
 
 TREE = "sklearn.tree._tree.Tree"
@@ -395,26 +397,86 @@ def test_counts_that_do_not_fit_the_arrays_are_refused(
         opened(registry, rewritten(path, change), TREE)
 
 
+@pytest.mark.parametrize("kind", [SVC, NuSVC])
+def test_support_vector_machines_answer_margins(kind: Any, registry: Registry, tmp_path: Path) -> None:
+    estimator = kind().fit(X, Y > 0)
+    model = opened(registry, saved(estimator, tmp_path), output="margin")
+    np.testing.assert_array_equal(model.scores(rows(X)).numpy(), estimator.decision_function(X))
+
+
+def test_machines_of_every_kind_pass() -> None:
+    for estimator in (SVC(), NuSVC(), SVR(), OneClassSVM(), SVC(kernel="linear")):
+        check_contents(estimator.fit(X, Y), "it")
+        check_contents(estimator.fit(csr_array(X), Y), "it")
+    check_contents(SVC(kernel="precomputed").fit(X @ X.T, Y), "it")
+    check_contents(SVC(), "it")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: setattr(s, "_n_support", np.array([1, 2, 3], dtype=np.int32)), "counts 6 support vectors and holds"),
+        (
+            lambda s: setattr(s, "_n_support", np.array([-10, 50, 20], dtype=np.int32)),
+            "counts 60 support vectors and holds",
+        ),
+        (lambda s: setattr(s, "_n_support", s._n_support[:2]), "of 2 classes"),
+        (lambda s: setattr(s, "_dual_coef_", s._dual_coef_[:1]), "coefficients of another shape"),
+        (lambda s: setattr(s, "_dual_coef_", s._dual_coef_[:, :-1]), "coefficients of another shape"),
+        (lambda s: setattr(s, "_intercept_", s._intercept_[:1]), "intercepts for 3 classes"),
+        (lambda s: setattr(s, "_probA", np.zeros(2)), "probability scales"),
+        (lambda s: setattr(s, "support_vectors_", s.support_vectors_[:, :2]), r"support vectors of shape \(\d+, 2\)"),
+        (lambda s: setattr(s, "support_", s.support_ + 10**6), "support index outside"),
+        (lambda s: setattr(s, "_impl", "epsilon_svr"), "another kind of machine"),
+    ],
+)
+def test_machines_that_do_not_fit_together_are_refused(change: Any, said: str) -> None:
+    machine = SVC().fit(X, Y)
+    change(machine)
+    with pytest.raises(UserError, match=said):
+        check_contents(make_pipeline(StandardScaler(), machine), "it")
+
+
+def test_sparse_matrices_that_point_outside_themselves_are_refused() -> None:
+    estimator = LogisticRegression(max_iter=500).fit(X, Y).sparsify()
+    check_contents(estimator, "it")
+    estimator.coef_.indices[0] = 10**6
+    with pytest.raises(UserError, match="points outside itself"):
+        check_contents(estimator, "it")
+
+
+def test_parts_of_the_wrong_type_are_one_line(registry: Registry, tmp_path: Path) -> None:
+    estimator = SVC().fit(X, Y)
+    estimator._intercept_ = "none"
+    with pytest.raises(UserError, match="the file is damaged: AttributeError"):
+        opened(registry, saved(estimator, tmp_path), output="label")
+
+
+def test_what_neither_classifies_nor_regresses_is_refused(registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a KMeans is neither a classifier nor a regressor"):
+        opened(registry, saved(KMeans(2, n_init=1).fit(X), tmp_path))
+
+
 def test_boosting_whose_stages_do_not_fit_is_refused() -> None:
     """Directly on estimators: what a file can bring is any state."""
     boosting = GradientBoostingClassifier(n_estimators=2).fit(X, Y)
-    check_trees(boosting, "it")
+    check_contents(boosting, "it")
     wide = GradientBoostingClassifier(n_estimators=2).fit(X, Y)
     wide.estimators_ = np.concatenate([wide.estimators_, wide.estimators_], axis=1)
     with pytest.raises(UserError, match="stages of another width than its start"):
-        check_trees(wide, "it")
+        check_contents(wide, "it")
     other = GradientBoostingClassifier(n_estimators=2).fit(X, Y)
     other.estimators_[0, 0] = LogisticRegression()
     with pytest.raises(UserError, match="holds a stage that is no tree"):
-        check_trees(other, "it")
+        check_contents(other, "it")
     several = GradientBoostingClassifier(n_estimators=2).fit(X, Y)
     several.estimators_[1, 2] = DecisionTreeClassifier().fit(X, Y)
     with pytest.raises(UserError, match="more than one output"):
-        check_trees(several, "it")
+        check_contents(several, "it")
     narrow = GradientBoostingClassifier(n_estimators=2).fit(X, Y)
     narrow.estimators_[1, 2] = type(narrow.estimators_[0, 0])().fit(X[:, :2], Y)
     with pytest.raises(UserError, match="takes 4 features and a tree of it 2"):
-        check_trees(narrow, "it")
+        check_contents(narrow, "it")
 
 
 def test_histogram_boosting_that_does_not_fit_its_bins_is_refused() -> None:
@@ -423,23 +485,23 @@ def test_histogram_boosting_that_does_not_fit_its_bins_is_refused() -> None:
     def fitted() -> HistGradientBoostingClassifier:
         return HistGradientBoostingClassifier(max_iter=2, categorical_features=[4]).fit(x, np.arange(len(x)) % 7 > 2)
 
-    check_trees(fitted(), "it")
+    check_contents(fitted(), "it")
     far = fitted()
     far._bin_mapper.bin_thresholds_[0] = np.array([0.0, 300.0])  # categories come first there
     with pytest.raises(UserError, match="a category outside 0 … 255"):
-        check_trees(far, "it")
+        check_contents(far, "it")
     short = fitted()
     short._bin_mapper.is_categorical_ = np.zeros(2, dtype=bool)
     with pytest.raises(UserError, match="does not fit its own binning"):
-        check_trees(short, "it")
+        check_contents(short, "it")
     numeric = fitted()
     numeric._bin_mapper.is_categorical_ = np.zeros(5, dtype=bool)
     with pytest.raises(UserError, match="splits a number by categories"):
-        check_trees(numeric, "it")
+        check_contents(numeric, "it")
     layout = fitted()
     layout._predictors[0][0].nodes = np.zeros(3, dtype=[("left", "i8")])
     with pytest.raises(UserError, match="nodes of another layout"):
-        check_trees(layout, "it")
+        check_contents(layout, "it")
 
 
 @pytest.mark.parametrize("cut", [0.3, 0.9, 0.999])
