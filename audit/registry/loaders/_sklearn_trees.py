@@ -1,10 +1,7 @@
-"""Trees inside scikit-learn models, held to what scikit-learn's compiled code takes for granted."""
+"""scikit-learn's trees, held to what its compiled code takes for granted."""
 
 from __future__ import annotations
 
-import gc
-import types
-from collections.abc import Iterator
 from typing import Any
 
 from audit.parameters import UserError
@@ -15,52 +12,8 @@ _BITSET = 256
 """Categories that histogram boosting's bitsets hold."""
 
 
-def check_trees(estimator: Any, ref: str) -> None:
-    """Check every tree that an estimator holds, at any depth; nothing predicts before.
-
-    Raises:
-        UserError: a tree's children or features are out of range, it is no tree, or it does not fit the ensemble around it.
-    """
-    from sklearn.ensemble._gb import BaseGradientBoosting
-    from sklearn.ensemble._hist_gradient_boosting.gradient_boosting import BaseHistGradientBoosting
-    from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
-    from sklearn.tree._tree import Tree
-
-    boosted = []
-    for held in _everything(estimator):
-        if isinstance(held, Tree):
-            _check_tree(held, f"{ref}: a decision tree")
-        elif isinstance(held, BaseHistGradientBoosting):
-            _check_hist(held, f"{ref}: a {type(held).__name__}")
-        elif isinstance(held, TreePredictor):
-            _check_predictor(held, f"{ref}: a histogram tree")
-        elif isinstance(held, BaseGradientBoosting):
-            boosted.append(held)
-        elif isinstance(getattr(held, "tree_", None), Tree):
-            _check_width(held, held, f"{ref}: a {type(held).__name__}")
-    for held in boosted:  # last, for it asks the models inside
-        _check_stages(held, f"{ref}: a {type(held).__name__}")
-
-
-def _everything(root: Any) -> Iterator[Any]:
-    """Every object that an estimator refers to, each once."""
-    import numpy as np
-
-    seen, open_objects = {id(root)}, [root]
-    while open_objects:
-        held = open_objects.pop()
-        yield held
-        # the garbage collector does not see into object arrays
-        inner = list(held.flat) if isinstance(held, np.ndarray) and held.dtype == object else gc.get_referents(held)
-        for part in inner:
-            if id(part) not in seen and not isinstance(
-                part, type | types.ModuleType | types.FunctionType | types.CodeType
-            ):
-                seen.add(id(part))
-                open_objects.append(part)
-
-
-def _check_tree(tree: Any, where: str) -> None:
+def check_decision_tree(tree: Any, where: str) -> None:
+    """A `sklearn.tree._tree.Tree`: children, features, depth."""
     import numpy as np
 
     if (
@@ -75,7 +28,7 @@ def _check_tree(tree: Any, where: str) -> None:
         raise UserError(f"{where} is {depth} deep and claims {tree.max_depth}: the file is damaged")
 
 
-def _check_width(tree_estimator: Any, holder: Any, where: str) -> None:
+def check_width(tree_estimator: Any, holder: Any, where: str) -> None:
     """Trees are handed rows that only the holder has checked: it must expect as many columns as they index into."""
     tree = getattr(tree_estimator, "tree_", None)
     if tree is not None and tree.n_features != getattr(holder, "n_features_in_", None):
@@ -84,7 +37,7 @@ def _check_width(tree_estimator: Any, holder: Any, where: str) -> None:
         )
 
 
-def _check_stages(boosting: Any, where: str) -> None:
+def check_stages(boosting: Any, where: str) -> None:
     """Gradient boosting walks its trees' memory itself and writes one column of the result per tree of a stage."""
     import numpy as np
     from sklearn.tree._tree import Tree
@@ -95,7 +48,7 @@ def _check_stages(boosting: Any, where: str) -> None:
     for estimator in stages.flat:
         if not isinstance(getattr(estimator, "tree_", None), Tree):
             raise UserError(f"{where} holds a stage that is no tree: the file is damaged")
-        _check_width(estimator, boosting, where)
+        check_width(estimator, boosting, where)
         if estimator.tree_.n_outputs != 1 or estimator.tree_.max_n_classes != 1:
             raise UserError(f"{where} holds a tree with more than one output: the file is damaged")
     start = boosting._raw_predict_init(np.zeros((1, int(boosting.n_features_in_)), dtype=np.float32))
@@ -103,7 +56,8 @@ def _check_stages(boosting: Any, where: str) -> None:
         raise UserError(f"{where} has stages of another width than its start: the file is damaged")
 
 
-def _check_predictor(predictor: Any, where: str) -> None:
+def check_predictor(predictor: Any, where: str) -> None:
+    """A `TreePredictor` of histogram boosting: children and category sets; its features are its holder's to check."""
     import numpy as np
     from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
 
@@ -119,7 +73,7 @@ def _check_predictor(predictor: Any, where: str) -> None:
         check_range(by_category["bitset_idx"].astype(np.int64), 0, len(bitsets), "category set", where)
 
 
-def _check_hist(boosting: Any, where: str) -> None:
+def check_histogram_boosting(boosting: Any, where: str) -> None:
     """Features of every node, and the categories that scikit-learn sets bits for without looking."""
     import numpy as np
 
@@ -136,7 +90,7 @@ def _check_hist(boosting: Any, where: str) -> None:
         if not np.all((known >= 0) & (known < _BITSET)):
             raise UserError(f"{where} has a category outside 0 … {_BITSET - 1}: the file is damaged")
     for predictor in (predictor for row in rows for predictor in row):
-        _check_predictor(predictor, where)
+        check_predictor(predictor, where)
         inner = predictor.nodes[predictor.nodes["is_leaf"] == 0]
         features = inner["feature_idx"].astype(np.int64)
         check_range(features, 0, n, "feature", where)

@@ -46,6 +46,8 @@ class Skops(Loader):
     ``trusted_types``. Trusting it lets the file bring an array of node indices that scikit-learn's compiled code follows
     without looking: a forged one reads and writes outside its memory, or never ends. What is accepted here is therefore a
     type whose *contents are checked*: children in range, no node reached twice, features in range, before anything predicts.
+    Support vectors and sparse matrices, which skops trusts, are held to their sizes and ranges likewise.
+
     A type that is not among the reviewed ones needs its package allowed as well (``audit model allow PACKAGE``), because its
     code would run.
 
@@ -85,8 +87,9 @@ class Skops(Loader):
         import io
 
         import skops.io
+        from sklearn.base import is_classifier, is_regressor
 
-        from audit.registry.loaders._sklearn_trees import check_trees
+        from audit.registry.loaders._sklearn_contents import check_contents
 
         content = path.read_bytes()
         try:
@@ -99,7 +102,15 @@ class Skops(Loader):
             raise UserError(f"{ref}: skops cannot open the file: {one_line(error)}") from error
         if not hasattr(estimator, "predict"):
             raise UserError(f"{ref}: the file holds a {type(estimator).__name__}, which has no predict()")
-        check_trees(estimator, ref)
+        try:
+            check_contents(estimator, ref)
+            known = is_classifier(estimator) or is_regressor(estimator)
+        except UserError:
+            raise
+        except (AttributeError, TypeError, ValueError, LookupError, OverflowError) as error:
+            raise UserError(f"{ref}: the file is damaged: {one_line(error)}") from error
+        if not known:
+            raise UserError(f"{ref}: a {type(estimator).__name__} is neither a classifier nor a regressor")
         return estimator
 
     def _accept(self, untrusted: list[str], trust: Trust, ref: str) -> None:
