@@ -39,7 +39,7 @@ from audit.run_folder import RunWriter
 
 ROWS = 500
 STEPS = 40
-STEP = 0.25
+STEP = 0.5
 """Step as a share of eps."""
 HIGH = 16.0
 """Digits are 0..16."""
@@ -265,7 +265,7 @@ def compare(module: nn.Module, batch: Batch, eps: float, seeds: int, rounds: int
                 if turn == 0:
                     robust[name].append(left)
     for name, contender in CONTENDERS.items():
-        counted = Counted(module)
+        counted = Counted(module).eval()
         contender(counted, batch, eps, 0)
         row: dict[str, Any] = {
             "contender": name,

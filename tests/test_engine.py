@@ -205,9 +205,12 @@ def test_a_baseline_is_compared_in_pairs(tmp_path: Path) -> None:
 def test_damage_is_one_line_with_the_file(tmp_path: Path, name: str, content: str, wanted: str) -> None:
     report = go(scenario(GATED), tmp_path)
     (report.path / name).write_text(content)
-    with pytest.raises(UserError, match=wanted) as caught:
+    def read_all() -> None:
         stored = Run(report.path)
         _ = stored.recorded, stored.findings
+
+    with pytest.raises(UserError, match=wanted) as caught:
+        read_all()
     assert "\n" not in str(caught.value)
 
 
