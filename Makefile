@@ -46,6 +46,7 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 
 benchmark: $(VENV)/.installed-peers
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/robustness.py
 
 clean:

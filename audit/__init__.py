@@ -15,9 +15,9 @@ _WHERE = {
     "UserError": "audit.parameters",
     "from_arrays": "audit.datasets._arrays",
     "run": "audit.engine",
-    "rejudge": "audit.engine",
-    "find_run": "audit.engine",
-    "Report": "audit.engine",
+    "rejudge": "audit.stored",
+    "find_run": "audit.stored",
+    "Report": "audit.stored",
     "Run": "audit.run_folder",
     "Registry": "audit.registry.store",
     "AuditedModel": "audit.model",
@@ -27,12 +27,13 @@ _WHERE = {
 
 if TYPE_CHECKING:
     from audit.datasets._arrays import from_arrays
-    from audit.engine import Report, find_run, rejudge, run
+    from audit.engine import run
     from audit.model import AuditedModel, Field, InputSpec
     from audit.parameters import UserError
     from audit.registry.store import Registry
     from audit.run_folder import Run
     from audit.scenario import ScenarioError, load_scenario
+    from audit.stored import Report, find_run, rejudge
 
 __all__ = [
     "AuditedModel",

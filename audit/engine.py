@@ -17,14 +17,14 @@ from audit import __version__
 from audit.bridges.global_generators import seeded
 from audit.context import Context
 from audit.executors.local import execute
-from audit.finding import Finding, Measurement, Metric, Outcome, Severity, part_name
-from audit.judge import Compare, Verdict, judge, verdict
+from audit.finding import Measurement, Metric, Outcome, Severity, part_name
+from audit.judge import Compare, judge, verdict
 from audit.model import Capability
-from audit.pairing import PairedDifference, paired_difference
 from audit.parameters import UserError
 from audit.plan import Plan, Step, bind
-from audit.run_folder import Recorded, Run, RunWriter, list_runs, rewrite_findings, safe_name
+from audit.run_folder import Recorded, Run, RunWriter, safe_name
 from audit.scenario import ScenarioFile, parse, read
+from audit.stored import Report, audit_home, comparison, conclusion, find_run, today
 
 if TYPE_CHECKING:
     from audit.data import AuditData
@@ -67,36 +67,6 @@ class Observer:
 
     def step_ended(self, step: Step, outcome: Outcome, seconds: float) -> None:
         """A check ended."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a run gave.
-
-    Args:
-        path: the run folder.
-        findings: one per gate, ungated number and step that could not be judged.
-        verdict: what it comes to.
-    """
-
-    path: Path
-    findings: tuple[Finding, ...]
-    verdict: Verdict
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code of ``audit run``."""
-        return self.verdict.exit_code
-
-    @property
-    def stored(self) -> Run:
-        """The run folder, for reading."""
-        return Run(self.path)
-
-
-def audit_home(home: Path | str | None = None) -> Path:
-    """Where models, trust and runs live: the argument, ``AUDIT_HOME``, or ``.audit`` here."""
-    return Path(home or os.environ.get("AUDIT_HOME") or ".audit")
 
 
 def run(
@@ -230,13 +200,13 @@ class _Session:
                 timings["steps"][step.name] = round(seconds, 3)
                 self.observer.step_ended(step, outcome, seconds)
             stored = Run(path)
-            findings = judge(self.plan, stored.recorded, today=_today(), compare=self._baseline(stored))
+            findings = judge(self.plan, stored.recorded, today=today(), compare=self._baseline(stored))
             result = verdict(findings, fail_on)
             timings["total"] = round(time.monotonic() - begun, 3)
             writer.describe(models={ref: self._describe_model(ref, cards[ref]) for ref in refs})
             facts = {
                 "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                **_conclusion(result, fail_on),
+                **conclusion(result, fail_on),
             }
             writer.finish(findings, timings, facts)
         return Report(path, tuple(findings), result)
@@ -360,19 +330,6 @@ class _Session:
         return comparison(ours, find_run(named, self.home)) if named else None
 
 
-def _conclusion(result: Verdict, fail_on: Severity) -> dict[str, Any]:
-    """What the manifest says of the findings; a reader holds the two against each other."""
-    return {
-        "verdict": {
-            "word": result.word,
-            "sentence": result.sentence,
-            "exit_code": result.exit_code,
-            "counts": dict(result.counts),
-        },
-        "fail_on": str(fail_on),
-    }
-
-
 @contextmanager
 def _fixed_threads(threads: int) -> Iterator[int]:
     import torch
@@ -383,10 +340,6 @@ def _fixed_threads(threads: int) -> Iterator[int]:
         yield threads
     finally:
         torch.set_num_threads(before)
-
-
-def _today() -> datetime.date:
-    return datetime.datetime.now(datetime.UTC).date()
 
 
 def _recorded(step: Step, measurement: Measurement | None = None, outcome: Outcome | None = None) -> Recorded:
@@ -426,104 +379,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-# --- stored runs -------------------------------------------------------------------------------------------------
-
-
-def find_run(name: str | Path, home: Path | str | None = None) -> Run:
-    """A stored run by its folder's path, its name below ``home/runs``, the name's beginning, or ``latest``.
-
-    Raises:
-        UserError: there is none, or several begin like that.
-    """
-    path = Path(name)
-    if path.is_dir() and (path / "manifest.json").exists():
-        return Run(path)
-    root = audit_home(home) / "runs"
-    names = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-    if str(name) == "latest" and names:
-        return Run(root / names[-1])
-    if str(name) in names:
-        return Run(root / str(name))
-    matches = [n for n in names if n.startswith(str(name))]
-    if len(matches) == 1:
-        return Run(root / matches[0])
-    if matches:
-        raise UserError(f"several runs begin with '{name}': {', '.join(matches[:5])}")
-    raise UserError(
-        f"there is no run '{name}' in {root}" + (f"; the newest is {names[-1]}" if names else ": it is empty")
-    )
-
-
-def stored_runs(home: Path | str | None = None) -> Iterator[Run | UserError]:
-    """Every run below ``home/runs``, newest first."""
-    return list_runs(audit_home(home) / "runs")
-
-
-def comparison(ours: Run, baseline: Run) -> Compare:
-    """Pairs measurements of two runs by check id, metric, dims and row id."""
-
-    def outcomes(run: Run, record: Recorded) -> dict[str, float] | None:
-        refs = [ref for ref in record.measurement.evidence if ref.kind == "outcomes"] if record.measurement else []
-        if not refs:
-            return None
-        evidence = run.evidence(refs[0])
-        return dict(zip(evidence.ids, map(float, evidence.column("value")), strict=True))
-
-    def compare(record: Recorded) -> PairedDifference | str:
-        measurement = record.measurement
-        if measurement is None:
-            return "nothing was measured"
-        twins = [
-            other
-            for other in baseline.recorded
-            if other.measurement is not None
-            and (other.id, other.measurement.metric, other.measurement.dims)
-            == (record.id, measurement.metric, measurement.dims)
-            and {k: v for k, v in other.cell.items() if k != "model"}
-            == {k: v for k, v in record.cell.items() if k != "model"}
-        ]
-        if not twins:
-            return f"run {baseline.name} holds no {part_name(measurement.metric, measurement.dims)} of '{record.id}'"
-        mine, theirs = outcomes(ours, record), outcomes(baseline, twins[0])
-        if mine is None or theirs is None:
-            return f"{measurement.metric} is not stored per example"
-        return paired_difference(mine, theirs) or f"run {baseline.name} shares no example with this one"
-
-    return compare
-
-
-def rejudge(
-    stored: Run,
-    gates: Path | str | None = None,
-    *,
-    home: Path | str | None = None,
-    fail_on: Severity = Severity.LOW,
-    write: bool = False,
-) -> Report:
-    """Judge a stored run again, under its own gates or another scenario's, without a model.
-
-    Raises:
-        UserError: the run or the scenario cannot be read, or the other scenario has no check of this run.
-    """
-    file = read(gates) if gates is not None else parse(stored.scenario_text, str(stored.path / "scenario.yaml"))
-    if gates is not None and not file.scenario.model:
-        refs = list(dict.fromkeys(record.model for record in stored.recorded))
-        file = parse(file.text, file.origin, file.base, [f"model=[{', '.join(refs)}]"])
-    plan = bind(file)
-    measured = {record.step for record in stored.recorded}
-    if gates is not None and not any(step.name in measured for step in plan.steps):
-        raise UserError(
-            f"{file.origin}: none of its checks was measured in run {stored.name}; measured: {', '.join(sorted(measured)) or 'nothing'}"
-        )
-    named = plan.scenario.baseline
-    compare = comparison(stored, find_run(named, home)) if named else None
-    findings = judge(plan, stored.recorded, today=_today(), compare=compare)
-    result = verdict(findings, fail_on)
-    if write and stored.state != "running":
-        rewrite_findings(stored.path, findings, _conclusion(result, fail_on))
-    return Report(stored.path, tuple(findings), result)
-
-
-__all__ = ["Observer", "Opener", "Report", "audit_home", "comparison", "find_run", "rejudge", "run", "stored_runs"]

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from audit.engine import Report
     from audit.finding import Finding
     from audit.plan import Plan
+    from audit.stored import Report
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

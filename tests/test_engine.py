@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from toys import Linear, audited, batch, data
 
-from audit.engine import Observer, Report, find_run, rejudge, run, stored_runs
+from audit.engine import Observer, run
 from audit.finding import canonical_json
 from audit.model import AuditedModel
 from audit.parameters import UserError
 from audit.run_folder import Run, RunWriter
 from audit.scenario import parse
+from audit.stored import Report, find_run, rejudge, stored_runs
 
 MODEL = audited(Linear([3.0, 4.0], -5.0), (2,), kind="series")
 DATA = data(
@@ -205,6 +206,7 @@ def test_a_baseline_is_compared_in_pairs(tmp_path: Path) -> None:
 def test_damage_is_one_line_with_the_file(tmp_path: Path, name: str, content: str, wanted: str) -> None:
     report = go(scenario(GATED), tmp_path)
     (report.path / name).write_text(content)
+
     def read_all() -> None:
         stored = Run(report.path)
         _ = stored.recorded, stored.findings

@@ -22,7 +22,7 @@ LAYERS = [
     {"registry", "datasets", "bridges"},
     {"attacks", "explainers", "privacy"},
     {"checks"},
-    {"plan", "judge", "schema", "starter", "engine", "executors", "train"},
+    {"plan", "judge", "schema", "starter", "stored", "engine", "executors", "train"},
     {"report"},
     {"cli", "pytest_plugin", "demo", "dashboard"},
 ]

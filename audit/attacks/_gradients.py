@@ -28,27 +28,38 @@ def frozen_parameters(model: AuditedModel) -> Iterator[None]:
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy of each row, ``(N,)``. Its gradient underflows to zero where the label leads by more than about 100."""
-    from torch.nn import functional
+    """Gradient of the cross-entropy by the logits, ``(N, C)``, up to a positive factor per row.
 
-    return functional.cross_entropy(logits, y, reduction="none")
+    The derivative is softmax minus one-hot; divided by 1 minus the label's probability it is the softmax of the other classes, with
+    -1 at the label. Computed so it cannot underflow: in float32 the derivative itself loses its label's part as soon as the label leads
+    by 17, which turns the attack away silently, and all of it at about 100.
+    """
+    return _without(logits, y).softmax(dim=1).scatter(1, y[:, None], -1.0)
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Best other logit minus the label's, ``(N,)``: positive where misclassified; its direction survives any scale of the logits.
+    """Gradient of the best other logit minus the label's by the logits, ``(N, C)``.
 
     Source: Carlini & Wagner 2017, arXiv:1608.04644.
     """
-    label = logits.gather(1, y[:, None])
-    others = logits.scatter(1, y[:, None], -float("inf"))
-    return others.amax(dim=1) - label.squeeze(1)
+    import torch
+
+    best = _without(logits, y).argmax(dim=1, keepdim=True)
+    return torch.zeros_like(logits).scatter(1, best, 1.0).scatter(1, y[:, None], -1.0)
+
+
+def _without(logits: Tensor, y: Tensor) -> Tensor:
+    """Logits with the label's own at minus infinity."""
+    return logits.detach().scatter(1, y[:, None], -float("inf"))
 
 
 LOSSES = {"ce": cross_entropy, "margin": margin}
 
 
 def label_and_gradient(model: AuditedModel, x: Tensor, y: Tensor, loss: str) -> tuple[Tensor, Tensor]:
-    """Which rows are misclassified ``(N,)`` and the loss gradient ``(N, *shape)``, from one forward pass, in micro-batches.
+    """Which rows are misclassified ``(N,)`` and the loss gradient ``(N, *shape)`` up to a positive factor per row, in micro-batches.
+
+    Both come from one forward pass.
 
     NaN in the gradient becomes 0, infinity the largest float. A model that answers the same whatever it is fed has a zero gradient.
 
@@ -64,8 +75,9 @@ def label_and_gradient(model: AuditedModel, x: Tensor, y: Tensor, loss: str) -> 
             part = part.detach().requires_grad_()
             logits = model.logits(part)
             model.check_finite(logits.detach())
-            total = LOSSES[loss](logits, label).sum()
-            gradient = torch.autograd.grad(total, part, allow_unused=True)[0] if total.requires_grad else None
+            gradient = None
+            if logits.requires_grad:
+                (gradient,) = torch.autograd.grad(logits, part, LOSSES[loss](logits, label), allow_unused=True)
         wrong.append(logits.detach().argmax(dim=1) != label)
         if gradient is None:
             gradient = torch.zeros_like(part)

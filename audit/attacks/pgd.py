@@ -65,7 +65,8 @@ class Pgd(Attack):
     random_start: bool = True
     """Start at a random point of the eps ball instead of at the input."""
     loss: Literal["ce", "margin"] = "ce"
-    """``ce``: cross-entropy; ``margin``: best other logit minus the label's, which also works where cross-entropy saturates."""
+    """``ce``: cross-entropy, its direction computed so that confident logits do not make it vanish; ``margin``: best other logit
+    minus the label's."""
 
     @model_validator(mode="after")
     def _restarts_differ(self) -> Pgd:

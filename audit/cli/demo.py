@@ -35,8 +35,8 @@ def _audited(plan: Plan, digest: str, home: Path | None) -> Run | None:
     import hashlib
 
     from audit import __version__
-    from audit.engine import stored_runs
     from audit.run_folder import Run
+    from audit.stored import stored_runs
 
     wanted = hashlib.sha256(plan.file.text.encode()).hexdigest()
     for stored in stored_runs(home):
@@ -62,12 +62,13 @@ def demo(
     from audit.cli import fail
     from audit.cli.progress import ConsoleObserver
     from audit.demo.tour import EXHIBITS
-    from audit.engine import audit_home, run
+    from audit.engine import run
     from audit.names import nearest
     from audit.plan import bind
     from audit.registry.store import Registry
     from audit.report import write
     from audit.scenario import read
+    from audit.stored import audit_home
 
     names = [exhibit.file.removesuffix(".yaml") for exhibit in EXHIBITS]
     if only is not None and only not in names:

@@ -37,7 +37,7 @@ def doctor(home: Annotated[Path | None, HOME] = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from audit.engine import audit_home
+    from audit.stored import audit_home
 
     def installed(name: str, others: tuple[str, ...] = ()) -> str | None:
         for candidate in (name, *others):

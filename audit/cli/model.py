@@ -258,15 +258,15 @@ def disallow(package: Annotated[str, typer.Argument(help="Package.")], home: Hom
 
 
 def _registry(home: Path | None) -> Registry:
-    from audit.engine import audit_home
     from audit.registry.store import Registry
+    from audit.stored import audit_home
 
     return Registry(audit_home(home))
 
 
 def _trust(home: Path | None) -> Trust:
-    from audit.engine import audit_home
     from audit.registry.trust import Trust
+    from audit.stored import audit_home
 
     return Trust(audit_home(home))
 

@@ -28,8 +28,8 @@ def list_(
     from rich.console import Console
     from rich.table import Table
 
-    from audit.engine import audit_home, stored_runs
     from audit.run_folder import Run
+    from audit.stored import audit_home, stored_runs
 
     table, hidden = Table("run", "verdict", "scenario", "model", "findings", box=None, pad_edge=False), 0
     damaged = []
@@ -67,8 +67,8 @@ def show(
 ) -> None:
     """Show a stored run: verdict, gates, where the evidence is."""
     from audit.cli.terminal import show as print_parts
-    from audit.engine import find_run
     from audit.report._console import render
+    from audit.stored import find_run
 
     print_parts(render(find_run(run, home), everything=all_))
 
@@ -87,9 +87,9 @@ def judge(
 ) -> None:
     """Judge a stored run again, under its own gates or others, without the model. Exit codes as `audit run`."""
     from audit.cli.terminal import show as print_parts
-    from audit.engine import find_run, rejudge
     from audit.finding import canonical_json
     from audit.report._console import render_findings
+    from audit.stored import find_run, rejudge
 
     stored = find_run(run, home)
     result = rejudge(stored, gates, home=home, fail_on=parse_severity(fail_on), write=write)
@@ -111,9 +111,9 @@ def report(
     home: Annotated[Path | None, HOME] = None,
 ) -> None:
     """Write a report of a stored run."""
-    from audit.engine import find_run
     from audit.names import available, unknown
     from audit.report import render, renderer, write
+    from audit.stored import find_run
 
     if format_ not in available("reports"):
         raise unknown("report format", format_, available("reports"))

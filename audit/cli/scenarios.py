@@ -85,10 +85,10 @@ def init(
     home: Annotated[Path | None, HOME] = None,
 ) -> None:
     """Write a commented starter scenario with the checks that suit the model's capabilities and task."""
-    from audit.engine import audit_home
     from audit.parameters import UserError
     from audit.registry.store import Registry
     from audit.starter import starter
+    from audit.stored import audit_home
 
     card = Registry(audit_home(home)).get(model)
     path = out or Path(f"{card.name}.yaml")

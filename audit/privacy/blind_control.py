@@ -87,7 +87,7 @@ def blind_auc(
         )
     inside, outside = (rows[rng.permutation(len(rows))[:max_rows]] for rows in (inside, outside))
     half_in, half_out = len(inside) // 2, len(outside) // 2
-    import sklearn.ensemble  # noqa: F401  the limit reaches only what is loaded
+    import sklearn.ensemble
     import sklearn.linear_model  # noqa: F401
     from threadpoolctl import threadpool_limits
 

@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from audit.engine import find_run, rejudge
 from audit.names import available
 from audit.report import render
+from audit.stored import find_run, rejudge
 
 Audit = Callable[..., Any]
 

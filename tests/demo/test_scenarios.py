@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 from audit import from_arrays
 from audit.demo import digits, imagenet
 from audit.demo.tour import EXHIBITS, prepare_digits, prepare_imagenet, prepare_loans
-from audit.engine import Report, run
+from audit.engine import run
 from audit.finding import canonical_json
 from audit.model import AuditedModel
 from audit.plan import bind
 from audit.registry.store import Registry
 from audit.scenario import load_scenario, parse, read
+from audit.stored import Report
 
 ROOT = Path(__file__).parent.parent.parent
 SCENARIOS = ROOT / "scenarios"

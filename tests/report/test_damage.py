@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from audit.engine import rejudge
 from audit.report import render
 from audit.report._view import RunView
 from audit.run_folder import Run
+from audit.stored import rejudge
 
 PGD = "evidence/robustness.evasion/pgd"
 
