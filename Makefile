@@ -33,7 +33,7 @@ demo: $(VENV)/.installed-demo
 	@$(BIN)/audit demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -158,7 +157,7 @@ class _Session:
 
     def run(self, fail_on: Severity, out: Path | None) -> Report:
         """Run every step with the scenario's threads; the process gets its own back."""
-        with _fixed_threads(self.plan.scenario.threads or os.cpu_count() or 1) as threads:
+        with _fixed_threads(self.plan.scenario.threads) as threads:
             return self._run(fail_on, out, threads)
 
     def _run(self, fail_on: Severity, out: Path | None, threads: int) -> Report:
@@ -331,10 +330,12 @@ class _Session:
 
 
 @contextmanager
-def _fixed_threads(threads: int) -> Iterator[int]:
+def _fixed_threads(wanted: int | None) -> Iterator[int]:
+    """The scenario's number of threads, or what torch takes by itself (OMP_NUM_THREADS, else the cores)."""
     import torch
 
     before = torch.get_num_threads()
+    threads = wanted or before
     torch.set_num_threads(threads)
     try:
         yield threads

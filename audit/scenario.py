@@ -146,7 +146,7 @@ class Scenario(Parameters):
     """``source`` and its parameters."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     threads: Annotated[int, Field(ge=1)] | None = None
-    """CPU threads; recorded, for floats depend on it. Default: every core."""
+    """CPU threads; recorded, for floats depend on it. Default: as torch is set, by OMP_NUM_THREADS or the cores."""
     correction: Literal["none", "holm"] = "none"
     """Correct the gates for being many."""
     baseline: str | None = None

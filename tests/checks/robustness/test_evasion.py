@@ -14,12 +14,13 @@ from toys import Linear, audited, batch, data, digits, trained_cnn
 
 from audit.attacks import perturbation_size
 from audit.data import AuditData
-from audit.engine import Report, run
+from audit.engine import run
 from audit.finding import Finding
 from audit.model import AuditedModel
 from audit.parameters import UserError
 from audit.plan import bind
 from audit.scenario import ScenarioError, parse
+from audit.stored import Report
 
 
 def go(
