@@ -45,6 +45,9 @@ class Opener(Protocol):
     def open(self, ref: str) -> AuditedModel:
         """The loaded model."""
 
+    def members(self, card: ModelCard) -> frozenset[str] | None:
+        """Ids of the rows a model was trained on; None where they are not known."""
+
 
 class Observer:
     """What a caller may want to see of a run; every method may be overridden."""
@@ -141,6 +144,9 @@ class _Given:
     def open(self, ref: str) -> AuditedModel:
         return self._models[ref]
 
+    def members(self, card: ModelCard) -> frozenset[str] | None:
+        return None
+
 
 @dataclass
 class _Session:
@@ -232,8 +238,28 @@ class _Session:
                     self.observer.loading(f"data {name}")
                 self._raw = self.given or self.plan.source.load(self.plan.file.base, name)
             model = self._open(ref)
+            self._refuse_contamination(ref, self._raw)
             self._data[ref] = self._raw.fit_to(model.spec, model.classes, model.name)
         return self._data[ref]
+
+    def _refuse_contamination(self, ref: str, data: AuditData) -> None:
+        """Hold the split against the rows that the registry knows the model was trained on."""
+        card = self.opener.get(ref)
+        members = self.opener.members(card) if card is not None else None
+        if not members:
+            return
+        seen = sum(row in members for row in data.test.ids)
+        given = data.train.ids if data.train is not None else ()
+        strangers = sum(row not in members for row in given)
+        hint = "give data.split the share, seed and stratification that the model was trained with"
+        if seen:
+            raise UserError(
+                f"data '{data.source}': {seen} of {len(data.test)} test rows are among those that model {ref} was trained on: {hint}"
+            )
+        if 0 < strangers < len(given):
+            raise UserError(
+                f"data '{data.source}': {strangers} of {len(given)} rows given as members are none of those that model {ref} was trained on: {hint}"
+            )
 
     def _describe_model(self, ref: str, card: ModelCard | None) -> dict[str, Any]:
         if card is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Annotated, Any
 
 import typer
@@ -60,6 +61,12 @@ def _first_line(found: type[Any]) -> str:
     return (inspect.getdoc(found) or "").split("\n\n")[0].replace("\n", " ")
 
 
+def _reflowed(text: str) -> str:
+    """Paragraphs without the line breaks of the source file; each labelled line (``Source:``) starts its own."""
+    labelled = re.sub(r"\n(?=(Source|Blind spots):)", "\n\n", text)
+    return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", labelled))
+
+
 def _explain(console: Any, group: Any, name: str) -> None:
     from rich.markup import escape
     from rich.table import Table
@@ -72,7 +79,7 @@ def _explain(console: Any, group: Any, name: str) -> None:
 
         theirs = signature(member["member"])
     console.print(f"[bold]{name}[/]\n")
-    console.print(escape(inspect.getdoc(found) or ""))
+    console.print(escape(_reflowed(inspect.getdoc(found) or "")))
     fields = {n: f for n, f in found.model_fields.items() if n != "member"}
     if fields:
         table = Table(

@@ -16,6 +16,7 @@ from audit.demo.tour import EXHIBITS, prepare_digits, prepare_imagenet, prepare_
 from audit.engine import run
 from audit.finding import canonical_json
 from audit.model import AuditedModel
+from audit.parameters import UserError
 from audit.plan import bind
 from audit.registry.store import Registry
 from audit.scenario import load_scenario, parse, read
@@ -137,6 +138,13 @@ def test_imagenet_is_read_right_and_broken_by_one_grey_level(home: Path) -> None
     assert robust.estimate.value <= 5 / 20, "PGD breaks at least 12 of the 17"
     assert robust.status == "fail"
     assert report.verdict.word == "fail"
+
+
+@pytest.mark.parametrize("change", ["data.split.seed=1", "data.split.test=0.4", "data={source: sklearn.digits}"])
+def test_a_split_that_tests_on_members_is_refused(home: Path, change: str) -> None:
+    with pytest.raises(UserError, match=r"that model digits-cnn was trained on: give data\.split") as caught:
+        run(SCENARIOS / "digits.yaml", home=home, overrides=[change])
+    assert "\n" not in str(caught.value)
 
 
 def test_every_scenario_of_the_folder_is_shown_by_the_demo() -> None:
