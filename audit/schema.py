@@ -83,10 +83,14 @@ def _entry_schema(definitions: dict[str, Any]) -> dict[str, Any]:
     reserved = {k: v for k, v in entry["properties"].items() if k not in ("check", "params")}
     gate = {"type": "string", "pattern": r"^\s*(>=|>|<=|<|==)"}
     checks, properties = available("checks"), dict(reserved)
+    required: dict[str, Any] = {}
     for name in checks:
         found = resolve("checks", name)
         metrics = [metric.name for metric in found.metrics]
-        properties[name] = {"anyOf": [parameters_schema(found, definitions, f"{name}."), {"type": "null"}]}
+        schema = parameters_schema(found, definitions, f"{name}.")
+        if wanted := schema.pop("required", None):  # a matrix may hold them instead
+            required[name] = {"type": "object", "required": wanted}
+        properties[name] = {"anyOf": [schema, {"type": "null"}]}
         definitions[f"{name}.metrics"] = {"enum": metrics}
     known = sorted({metric.name for name in checks for metric in resolve("checks", name).metrics})
     properties["require"] = {
@@ -103,6 +107,8 @@ def _entry_schema(definitions: dict[str, Any]) -> dict[str, Any]:
                 "properties": properties,
                 "additionalProperties": False,
                 "oneOf": [{"required": [name]} for name in checks],
+                "if": {"not": {"required": ["matrix"]}},
+                "then": {"properties": required},
             },
         ]
     }
