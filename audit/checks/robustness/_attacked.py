@@ -72,7 +72,7 @@ class Outcome:
         refused: ``(N,)`` bool: misclassified, and outside the bounds or beyond eps.
         size: ``(N,)`` float64 realised perturbation.
         queries: ``(N,)`` rows that went forward.
-        stuck: ``(N,)`` bool: some gradient was zero in every element. None where the attack takes no gradients.
+        stuck: ``(N,)`` bool: more than half of its gradients were zero in every element. None where the attack takes no gradients.
         examples: stored adversarial examples.
     """
 
@@ -111,7 +111,7 @@ def run_attack(rows: Rows, name: str, attack: Attack, keep: int, progress: Calla
         store.add(part, found.x, confirmed, found.queries)
         chunks.append((confirmed, found.queries))
         if found.zero_gradients is not None:
-            stuck.append(found.zero_gradients > 0)
+            stuck.append(2 * found.zero_gradients > found.gradients)
         progress(int(index[-1]) + 1 if len(index) else 0)
     return Outcome(
         success=torch.cat([confirmed.success for confirmed, _ in chunks]),

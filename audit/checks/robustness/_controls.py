@@ -104,7 +104,7 @@ class Controls:
             blind = blind & rows
             if k := int((rows & ~fooled).sum()):
                 self.cautions.append(
-                    f"{name}: the gradient was zero in every element on {k} of {n} rows that stayed right"
+                    f"{name}: the gradient was mostly zero in every element on {k} of {n} rows that stayed right"
                 )
         if stuck and int(blind.sum()) > ZERO_SHARE * n:
             self.voids.append(

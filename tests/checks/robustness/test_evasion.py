@@ -72,7 +72,11 @@ class Wrapped(nn.Module):
         ("rounded", "{attacks: [pgd: {steps: 10}], eps: 1}", "zero gradients"),
         ("noise", "{attacks: [pgd: {steps: 10}], eps: 1}", "randomised"),
         ("softmax", "{attacks: [pgd: {steps: 10}], eps: 1}", "probabilities"),
-        ("loud", "{attacks: [pgd: {steps: 10, random_start: false}], eps: 1}", ""),
+        (
+            "loud",
+            "{attacks: [art.projected_gradient_descent: {max_iter: 10, rows_per_call: 80}], eps: 1}",
+            "zero gradients",
+        ),
     ],
 )
 def test_masked_gradients_make_the_number_void(tmp_path: Path, kind: str, params: str, wanted: str) -> None:
@@ -80,6 +84,24 @@ def test_masked_gradients_make_the_number_void(tmp_path: Path, kind: str, params
     assert gate(report).status == "void", gate(report).message
     assert wanted in gate(report).message
     assert report.exit_code == 3
+
+
+@pytest.mark.parametrize("loss", ["ce", "margin"])
+def test_loud_logits_hide_nothing_from_either_loss(tmp_path: Path, loss: str) -> None:
+    params = f"{{attacks: [pgd: {{loss: {loss}}}], eps: 1.6}}"
+    loud, plain = (gate(go(tmp_path, model(net), rows(), params)) for net in (Wrapped("loud"), trained_cnn()))
+    assert loud.status != "void", loud.message
+    assert abs(loud.estimate.k - plain.estimate.k) <= 2  # type: ignore[union-attr]
+
+
+def test_scaled_logits_do_not_blind_our_own_pgd(tmp_path: Path) -> None:
+    params = "{attacks: [pgd: {steps: 10}], eps: 1}"
+    loud, plain = (
+        gate(go(tmp_path, subject, rows(), params)).estimate for subject in (model(Wrapped("loud")), model())
+    )
+    assert loud is not None
+    assert plain is not None
+    assert abs(loud.value - plain.value) <= 2 / 80
 
 
 def test_a_plain_net_breaks_and_a_robust_line_holds(tmp_path: Path) -> None:
