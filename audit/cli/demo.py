@@ -61,6 +61,7 @@ def demo(
 
     from audit.cli import fail
     from audit.cli.progress import ConsoleObserver
+    from audit.cli.terminal import show
     from audit.demo.tour import EXHIBITS
     from audit.engine import run
     from audit.names import nearest
@@ -77,7 +78,8 @@ def demo(
     console = Console(stderr=True)
     registry = Registry(audit_home(home))
     known = {card.name for card in registry.list()}
-    table = Table("scenario", "model", "verdict", "expected", "gates", "report", box=None, pad_edge=False)
+    table = Table("scenario", "model", "verdict", "expected", "gates", box=None, pad_edge=False)
+    reports = []
     wrong = 0
     for exhibit in EXHIBITS:
         if only is not None and exhibit.file != f"{only}.yaml":
@@ -98,12 +100,17 @@ def demo(
         met = told["word"] == exhibit.expected
         wrong += not met
         mark = "[green]✓[/]" if met else "[bold red]✗ not as expected[/]"
-        table.add_row(
-            exhibit.file, exhibit.model, told["word"], f"{exhibit.expected} {mark}", told["sentence"], str(path)
-        )
-    out = Console(width=max(Console().width, 160) if not Console().is_terminal else None)
-    out.print()
-    out.print(table, soft_wrap=True)
-    out.print("\nOpen a report in a browser, or read it here with 'audit show'.")
+        table.add_row(exhibit.file, exhibit.model, told["word"], f"{exhibit.expected} {mark}", told["sentence"])
+        reports.append(path)
+    show(
+        [
+            "",
+            table,
+            "",
+            *(f"report: {path}" for path in reports),
+            "",
+            "Open a report in a browser, or read it here with 'audit show'.",
+        ]
+    )
     if wrong:
         fail(f"{wrong} scenario{'s' * (wrong > 1)} did not give the expected verdict", 1)

@@ -251,6 +251,30 @@ def test_a_scenario_builds_it_by_name() -> None:
     assert build({"pgd": {"steps": 7, "step_size": "1/8"}}) == ("pgd", Pgd(steps=7, step_size=0.125))
 
 
+def test_global_generators_and_the_inputs_are_left_alone(cnn: AuditedModel) -> None:
+    x, y = right_digits(cnn, 20)
+    before, state = x.clone(), torch.random.get_rng_state()
+    Pgd(steps=3).run(cnn, x, y, threat(2.4), streams(20))
+    assert torch.equal(x, before)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("candidate", "success", "refused"),
+    [
+        ([0.0, 1.0], True, False),
+        ([3.0, 4.0], False, False),  # the clean input
+        ([-0.1, 1.0], False, True),  # outside the box
+        ([0.0, 0.9], False, True),  # beyond eps
+        ([float("nan"), 1.0], False, False),
+    ],
+)
+def test_confirm_counts_nothing_that_breaks_the_rules(candidate: list[float], success: bool, refused: bool) -> None:
+    model, x, y = audited(Linear([3.0, 4.0], -5.0), (2,)), torch.tensor([[3.0, 4.0]]), torch.tensor([1])
+    judged = confirm(model, x, y, torch.tensor([candidate]), threat(3.0, bounds=(0.0, 10.0)))
+    assert (bool(judged.success), bool(judged.refused)) == (success, refused)
+
+
 # --- gradients that are not there --------------------------------------------------------------------------------
 
 
