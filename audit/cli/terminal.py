@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-
 WIDE = 200
 """Columns of a table that goes to a file or pipe."""
 
