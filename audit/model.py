@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import model_validator
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from audit.data import Batch
 
+T = TypeVar("T")
 Task = Literal["classification", "regression"]
 OutputSpace = Literal["logit", "margin", "probability", "label", "value", "tokens"]
 FieldKind = Literal["image", "number", "category", "text", "tokens", "series", "id"]
@@ -113,6 +114,16 @@ class InputSpec(Parameters):
         return found.pop() if len(found) == 1 else ""
 
 
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the CPU or on an accelerator."""
+    import torch
+
+    text = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        sign in text for sign in ("can't allocate memory", "not enough memory", "out of memory")
+    )
+
+
 class NonFiniteOutput(ArithmeticError):
     """The model answered NaN or infinite; every check on such rows is an error."""
 
@@ -179,11 +190,26 @@ class AuditedModel:
         import torch
 
         with torch.no_grad():
-            return (
-                torch.cat([self._call(part) for part in torch.split(x, self.micro_batch)])
-                if len(x)
-                else x.new_zeros((0,))
-            )
+            return torch.cat(self.in_parts(x, self._call)) if len(x) else x.new_zeros((0,))
+
+    def in_parts(self, x: Tensor, call: Callable[[Tensor], T]) -> list[T]:
+        """`call` on rows of `x`, a micro-batch at a time.
+
+        One that does not fit in memory is halved, and so are those after it; a single row that does not fit raises.
+        """
+        answers: list[T] = []
+        start = 0
+        while start < len(x):
+            part = x[start : start + self.micro_batch]
+            try:
+                answers.append(call(part))
+            except (RuntimeError, MemoryError) as error:
+                if len(part) == 1 or not _out_of_memory(error):
+                    raise
+                self.micro_batch = len(part) // 2
+            else:
+                start += len(part)
+        return answers
 
     def _call(self, x: Tensor) -> Tensor:
         self.rows_forward += len(x)

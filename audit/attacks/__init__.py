@@ -14,6 +14,8 @@ from audit.parameters import Parameters, UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from audit.context import Context
+    from audit.data import AuditData
     from audit.model import AuditedModel
     from audit.rng import ExampleRng
 
@@ -27,12 +29,14 @@ class Candidates:
         queries: ``(N,)`` int64 rows that went forward for each example.
         gradients: ``(N,)`` int64 rows that went backward for each example.
         zero_gradients: ``(N,)`` int64 how many of those came back zero in every element; None where none was asked for.
+        stage: ``(N,)`` int64 which of the attack's `stages` found the candidate, -1 where none did; None where it has no stages.
     """
 
     x: Tensor
     queries: Tensor
     gradients: Tensor
     zero_gradients: Tensor | None = None
+    stage: Tensor | None = None
 
 
 class Attack(Parameters, ABC):
@@ -41,8 +45,33 @@ class Attack(Parameters, ABC):
     access: ClassVar[Access]
     """What the adversary sees."""
     norms: ClassVar[frozenset[str]]
-    """Norms it is defined for."""
+    """Norms it is defined for; empty where `constraints` bind it instead of a norm."""
     needs: ClassVar[frozenset[Capability]]
+    minimal: ClassVar[bool] = False
+    """Whether it seeks the nearest adversarial example: with no eps in the threat model it gives the nearest it can find; with one,
+    only what lies within."""
+
+    def stages(self, classes: int) -> tuple[str, ...]:
+        """Names of the attacks it runs one after the other, each on what the former left; empty for a single attack.
+
+        Args:
+            classes: how many the model tells apart.
+        """
+        return ()
+
+    def constraints(self) -> str:
+        """What binds the adversary besides norm and bounds, in words."""
+        return ""
+
+    def fit(self, model: AuditedModel, data: AuditData, ctx: Context) -> Attack:
+        """The attack as it is for this model and data (ranges of the training rows, a surrogate); called once, before `run`."""
+        return self
+
+    def permits(self, model: AuditedModel, x: Tensor, candidates: Tensor) -> Tensor:
+        """Which candidates keep to `constraints`, ``(N,)`` bool; asked when a candidate is confirmed, from the declaration alone."""
+        import torch
+
+        return torch.ones(len(x), dtype=torch.bool, device=x.device)
 
     @abstractmethod
     def run(self, model: AuditedModel, x: Tensor, y: Tensor, threat: ThreatModel, rng: ExampleRng) -> Candidates:
@@ -51,7 +80,7 @@ class Attack(Parameters, ABC):
         Args:
             x: ``(N, *shape)`` inputs in the user's units.
             y: ``(N,)`` int64 labels.
-            threat: norm, eps and bounds to stay within.
+            threat: norm, eps and bounds to stay within; `queries` is a cap on rows forward per example, never exceeded.
             rng: one stream per row.
         """
 
@@ -72,8 +101,10 @@ class Confirmed:
 
 
 def perturbation_size(delta: Tensor, norm: str | None) -> Tensor:
-    """Norm of each row of ``(N, *shape)`` in float64, ``(N,)``."""
+    """Norm of each row of ``(N, *shape)`` in float64, ``(N,)``; with no norm, how many elements were changed."""
     flat = delta.double().flatten(1)
+    if norm is None:
+        return (flat != 0).sum(dim=1).double()
     if norm == "linf":
         return flat.abs().amax(dim=1) if flat.shape[1] else flat.sum(dim=1)
     if norm in ("l2", "l1"):
@@ -82,8 +113,11 @@ def perturbation_size(delta: Tensor, norm: str | None) -> Tensor:
     raise UserError(f"'{norm}' is no norm: choose linf, l2 or l1")
 
 
-def confirm(model: AuditedModel, x: Tensor, y: Tensor, candidates: Tensor, threat: ThreatModel) -> Confirmed:
-    """Re-evaluate candidates, whoever made them: in the box, within eps (one float32 rounding allowed), really misclassified."""
+def confirm(
+    model: AuditedModel, x: Tensor, y: Tensor, candidates: Tensor, threat: ThreatModel, attack: Attack | None = None
+) -> Confirmed:
+    """Re-evaluate candidates, whoever made them: in the box, within eps (one float32 rounding allowed), within the attack's
+    constraints, really misclassified."""
     import torch
 
     size = perturbation_size(candidates.double() - x.double(), threat.norm)
@@ -103,6 +137,8 @@ def confirm(model: AuditedModel, x: Tensor, y: Tensor, candidates: Tensor, threa
     if threat.bounds is not None:
         low, high = threat.bounds
         inside &= ((candidates >= low) & (candidates <= high)).flatten(1).all(dim=1)
+    if attack is not None:
+        inside &= attack.permits(model, x, candidates)
     wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     if bool(finite.any()):
         wrong[finite] = model.predict(candidates[finite]) != y[finite]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -56,33 +56,43 @@ def _without(logits: Tensor, y: Tensor) -> Tensor:
 LOSSES = {"ce": cross_entropy, "margin": margin}
 
 
-def label_and_gradient(model: AuditedModel, x: Tensor, y: Tensor, loss: str) -> tuple[Tensor, Tensor]:
-    """Which rows are misclassified ``(N,)`` and the loss gradient ``(N, *shape)`` up to a positive factor per row, in micro-batches.
-
-    Both come from one forward pass.
+def logits_and_gradient(
+    model: AuditedModel, x: Tensor, cotangent: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Logits ``(N, C)`` and the gradient of a loss by the inputs ``(N, *shape)``, from one forward pass, in micro-batches.
 
     NaN in the gradient becomes 0, infinity the largest float. A model that answers the same whatever it is fed has a zero gradient.
+
+    Args:
+        cotangent: logits ``(n, C)`` and the positions ``(n,)`` of their rows in `x` → the loss's derivative by the logits, ``(n, C)``.
 
     Raises:
         NonFiniteOutput: the model answers NaN or infinite.
     """
     import torch
 
-    wrong, gradients = [], []
-    parts = zip(x.split(model.micro_batch), y.split(model.micro_batch), strict=True)  # type: ignore[no-untyped-call]
-    for part, label in parts:
+    def one(positions: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
-            part = part.detach().requires_grad_()
+            part = x[positions].detach().requires_grad_()
             logits = model.logits(part)
             model.check_finite(logits.detach())
             gradient = None
             if logits.requires_grad:
-                (gradient,) = torch.autograd.grad(logits, part, LOSSES[loss](logits, label), allow_unused=True)
-        wrong.append(logits.detach().argmax(dim=1) != label)
-        if gradient is None:
-            gradient = torch.zeros_like(part)
-        gradients.append(gradient.nan_to_num(nan=0.0))
-    return torch.cat(wrong), torch.cat(gradients)
+                (gradient,) = torch.autograd.grad(
+                    logits, part, cotangent(logits.detach(), positions), allow_unused=True
+                )
+        return logits.detach(), torch.zeros_like(part) if gradient is None else gradient.nan_to_num(nan=0.0)
+
+    answers = model.in_parts(torch.arange(len(x), device=x.device), one)
+    if not answers:
+        return x.new_zeros((0, len(model.classes))), torch.zeros_like(x)
+    return torch.cat([logits for logits, _ in answers]), torch.cat([gradient for _, gradient in answers])
+
+
+def label_and_gradient(model: AuditedModel, x: Tensor, y: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+    """Which rows are misclassified ``(N,)`` and the loss gradient ``(N, *shape)`` up to a positive factor per row."""
+    logits, gradient = logits_and_gradient(model, x, lambda logits, at: LOSSES[loss](logits, y[at]))
+    return logits.argmax(dim=1) != y, gradient
 
 
 def require_ball(attack: str, norms: frozenset[str], norm: str | None, eps: float | None) -> tuple[str, float]:
