@@ -1,0 +1,17 @@
+"""Which test rows are attacked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from audit.context import Context
+    from audit.data import Batch
+
+
+def sample(test: Batch, samples: int | None, ctx: Context) -> Batch:
+    """At most `samples` rows, in their order. Which ones depends on seed, check and the rows alone; more contain the fewer."""
+    if samples is None or samples >= len(test):
+        return test
+    drawn = ctx.rng(test.ids, "samples").uniform(())
+    return test.take(drawn.argsort(stable=True)[:samples].sort().values.numpy())
