@@ -18,7 +18,7 @@ LAYERS = [
     {"parameters"},
     {"gate", "names", "stats", "numbers"},
     {"finding"},
-    {"rng", "scenario", "run_folder", "model", "data", "context", "pairing"},
+    {"rng", "scenario", "run_folder", "model", "data", "text", "context", "pairing"},
     {"registry", "datasets", "bridges"},
     {"attacks", "explainers", "privacy"},
     {"checks"},
