@@ -117,15 +117,16 @@ def confirm(
     model: AuditedModel, x: Tensor, y: Tensor, candidates: Tensor, threat: ThreatModel, attack: Attack | None = None
 ) -> Confirmed:
     """Re-evaluate candidates, whoever made them: in the box, within eps (one float32 rounding allowed), within the attack's
-    constraints, really misclassified."""
+    constraints, really misclassified. A value that is missing (NaN) stays missing."""
     import torch
 
-    size = perturbation_size(candidates.double() - x.double(), threat.norm)
-    finite = candidates.flatten(1).isfinite().all(dim=1)
+    missing = candidates.isnan() & x.isnan()
+    size = perturbation_size((candidates.double() - x.double()).masked_fill(missing, 0.0), threat.norm)
+    finite = (candidates.isfinite() | missing).flatten(1).all(dim=1)
     scale = (
         float(max(abs(b) for b in threat.bounds))
         if threat.bounds
-        else max(float(x.abs().max()), 1.0)
+        else max(float(x.nan_to_num().abs().max()), 1.0)
         if x.numel()
         else 1.0
     )
@@ -136,7 +137,7 @@ def confirm(
     inside = finite & (size <= (threat.eps + slack if threat.eps is not None else torch.inf))
     if threat.bounds is not None:
         low, high = threat.bounds
-        inside &= ((candidates >= low) & (candidates <= high)).flatten(1).all(dim=1)
+        inside &= (((candidates >= low) & (candidates <= high)) | missing).flatten(1).all(dim=1)
     if attack is not None:
         inside &= attack.permits(model, x, candidates)
     wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
