@@ -26,6 +26,8 @@ class Rows:
         y: ``(N,)`` int64.
         ids: row ids.
         threat: what an adversary may do to them.
+        eps: ``(N,)`` float64 each row's own eps, where they differ; None where the threat model's holds for all.
+        draws: answers of a randomised model that make up one of the model's here.
     """
 
     model: AuditedModel
@@ -34,33 +36,58 @@ class Rows:
     ids: tuple[str, ...]
     threat: ThreatModel
     ctx: Context
+    eps: Tensor | None = None
+    draws: int = 1
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, index: Tensor) -> Rows:
         """The rows at integer positions."""
-        return replace(self, x=self.x[index], y=self.y[index], ids=tuple(self.ids[i] for i in index.tolist()))
+        return replace(
+            self,
+            x=self.x[index],
+            y=self.y[index],
+            ids=tuple(self.ids[i] for i in index.tolist()),
+            eps=None if self.eps is None else self.eps[index],
+        )
 
     def within(self, **threat: Any) -> Rows:
         """The same rows under a changed threat model."""
         return replace(self, threat=self.threat.model_copy(update=threat))
 
+    def alike(self) -> list[tuple[Tensor, Rows]]:
+        """Positions and rows that share one eps, a group each; a row that may not be changed at all is in none."""
+        import torch
+
+        if self.eps is None:
+            return [(torch.arange(len(self), device=self.x.device), self)]
+        groups = [(eps, (self.eps == eps).nonzero().flatten()) for eps in sorted(set(self.eps.tolist())) if eps > 0]
+        return [(index, replace(self.take(index), eps=None).within(eps=eps)) for eps, index in groups]
+
     def rng(self, purpose: str) -> ExampleRng:
         """One stream per row."""
         return self.ctx.rng(self.ids, purpose)
 
-    def confirm(self, candidates: Tensor) -> Confirmed:
+    def confirm(self, candidates: Tensor, attack: Attack | None = None) -> Confirmed:
         """`audit.attacks.confirm`, asked about changed rows only: the input itself is known to be right."""
         import torch
 
-        moved = (candidates != self.x).flatten(1).any(dim=1)
         none = torch.zeros(len(self), dtype=torch.bool, device=self.x.device)
         whole = Confirmed(success=none, refused=none.clone(), size=none.double())
-        if bool(moved.any()):
-            found = confirm(self.model, self.x[moved], self.y[moved], candidates[moved], self.threat)
-            whole.success[moved], whole.refused[moved], whole.size[moved] = found.success, found.refused, found.size
+        for index, rows in self.alike():
+            moved = (candidates[index] != rows.x).flatten(1).any(dim=1) & ~_same_gaps(candidates[index], rows.x)
+            if bool(moved.any()):
+                found = confirm(rows.model, rows.x[moved], rows.y[moved], candidates[index][moved], rows.threat, attack)
+                at = index[moved]
+                whole.success[at], whole.refused[at], whole.size[at] = found.success, found.refused, found.size
         return whole
+
+
+def _same_gaps(candidates: Tensor, x: Tensor) -> Tensor:
+    """Rows that are equal where NaN (a missing value) counts as equal to itself."""
+    same: Tensor = ((candidates == x) | (candidates.isnan() & x.isnan())).flatten(1).all(dim=1)
+    return same
 
 
 @dataclass(frozen=True)
@@ -68,25 +95,51 @@ class Outcome:
     """What one attack came to.
 
     Args:
-        success: ``(N,)`` bool: inside the bounds, within eps, misclassified when asked again.
-        refused: ``(N,)`` bool: misclassified, and outside the bounds or beyond eps.
+        success: ``(N,)`` bool: inside the bounds, within eps, misclassified when asked again, within the cap on queries.
+        refused: ``(N,)`` bool: misclassified, and outside the bounds, beyond eps or against the attack's constraints.
+        overran: ``(N,)`` bool: misclassified, with more queries than the threat model allows.
         size: ``(N,)`` float64 realised perturbation.
         queries: ``(N,)`` rows that went forward.
+        attacked: ``(N,)`` bool: rows that the attack was run on.
         stuck: ``(N,)`` bool: more than half of its gradients were zero in every element. None where the attack takes no gradients.
+        stage: ``(N,)`` int64 which of the attack's stages found it. None where it has none.
         examples: stored adversarial examples.
     """
 
     success: Tensor
     refused: Tensor
+    overran: Tensor
     size: Tensor
     queries: Tensor
+    attacked: Tensor
     stuck: Tensor | None
+    stage: Tensor | None
     examples: tuple[EvidenceRef, ...]
 
     @property
     def realised(self) -> float | None:
         """Largest perturbation that counted."""
         return float(self.size[self.success].max()) if bool(self.success.any()) else None
+
+    def spread(self, index: Tensor, n: int) -> Outcome:
+        """The same of `n` rows, of which those at `index` were attacked."""
+
+        def place(values: Tensor) -> Tensor:
+            whole = values.new_zeros(n)
+            whole[index] = values
+            return whole
+
+        return Outcome(
+            success=place(self.success),
+            refused=place(self.refused),
+            overran=place(self.overran),
+            size=place(self.size),
+            queries=place(self.queries),
+            attacked=place(self.attacked),
+            stuck=None if self.stuck is None else place(self.stuck),
+            stage=None if self.stage is None else place(self.stage),
+            examples=self.examples,
+        )
 
 
 def run_attack(rows: Rows, name: str, attack: Attack, keep: int, progress: Callable[[int], None]) -> Outcome:
@@ -102,25 +155,52 @@ def run_attack(rows: Rows, name: str, attack: Attack, keep: int, progress: Calla
     # An attack that takes few rows per call is called so, for progress to move and a time budget to end it.
     chunk = getattr(attack, "rows_per_call", rows.model.micro_batch)
     store = _Store(rows, name, keep)
-    chunks: list[tuple[Confirmed, Tensor]] = []
-    stuck: list[Tensor] = []
-    for index in torch.arange(len(rows), device=rows.x.device).split(chunk):  # type: ignore[no-untyped-call]
-        part = rows.take(index)
-        found = attack.run(part.model, part.x, part.y, part.threat, part.rng(f"attack {name}"))
-        confirmed = part.confirm(found.x)
-        store.add(part, found.x, confirmed, found.queries)
-        chunks.append((confirmed, found.queries))
-        if found.zero_gradients is not None:
-            stuck.append(2 * found.zero_gradients > found.gradients)
-        progress(int(index[-1]) + 1 if len(index) else 0)
+    n, device = len(rows), rows.x.device
+    success, refused, overran, stuck = (torch.zeros(n, dtype=torch.bool, device=device) for _ in range(4))
+    size = torch.zeros(n, dtype=torch.float64, device=device)
+    queries = torch.zeros(n, dtype=torch.int64, device=device)
+    stage = torch.full((n,), -1, dtype=torch.int64, device=device)
+    followed = staged = False
+    done = 0
+    for group, alike in rows.alike():
+        for index in torch.arange(len(alike), device=device).split(chunk):  # type: ignore[no-untyped-call]
+            if not len(index):
+                continue
+            part, at = alike.take(index), group[index]
+            found = attack.run(part.model, part.x, part.y, _told(part), part.rng(f"attack {name}"))
+            spent = found.queries * rows.draws
+            confirmed = part.confirm(found.x, attack)
+            late = spent > (part.threat.queries or torch.iinfo(torch.int64).max)
+            kept = replace(confirmed, success=confirmed.success & ~late)
+            store.add(part, found.x, kept, spent)
+            success[at], refused[at], overran[at] = kept.success, confirmed.refused, confirmed.success & late
+            size[at], queries[at] = confirmed.size, spent
+            if found.zero_gradients is not None:
+                followed = True
+                stuck[at] = 2 * found.zero_gradients > found.gradients
+            if found.stage is not None:
+                staged = True
+                stage[at] = found.stage
+            done += len(index)
+            progress(done)
     return Outcome(
-        success=torch.cat([confirmed.success for confirmed, _ in chunks]),
-        refused=torch.cat([confirmed.refused for confirmed, _ in chunks]),
-        size=torch.cat([confirmed.size for confirmed, _ in chunks]),
-        queries=torch.cat([queries for _, queries in chunks]),
-        stuck=torch.cat(stuck) if stuck else None,
+        success=success,
+        refused=refused,
+        overran=overran,
+        size=size,
+        queries=queries,
+        attacked=torch.ones_like(success),
+        stuck=stuck if followed else None,
+        stage=stage if staged else None,
         examples=store.refs,
     )
+
+
+def _told(rows: Rows) -> ThreatModel:
+    """The threat model as an attack is told it: a cap on single answers allows fewer where several make up one."""
+    if rows.threat.queries is None or rows.draws == 1:
+        return rows.threat
+    return rows.threat.model_copy(update={"queries": rows.threat.queries // rows.draws})
 
 
 class _Store:

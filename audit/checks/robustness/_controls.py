@@ -9,11 +9,13 @@ Source: Carlini et al. 2019, arXiv:1902.06705; Croce & Hein 2020, arXiv:2003.016
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from audit.attacks import Attack
+from audit.attacks import Attack, build
 from audit.attacks.pgd import Pgd
 from audit.checks.robustness._attacked import Outcome, Rows
+from audit.checks.robustness._averaged import Averaged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,37 +55,50 @@ class Controls:
             return fooled
         for outcome in outcomes.values():
             fooled |= outcome.success
-        white = [name for name, attack in attacks.items() if attack.access == "white_box"]
-        black = [name for name in attacks if name not in white]
-        self._randomised()
-        self._probabilities_for_logits()
-        self._zero_gradients({name: s for name in white if (s := outcomes[name].stuck) is not None}, fooled)
-        if white and black:
-            by_white, by_black = (_any(outcomes, names) for names in (white, black))
-            self._not_weaker("black-box attacks", by_black, by_white, "the white-box attacks")
+        self.flags({name: outcomes[name] for name, attack in attacks.items() if attack.access == "white_box"}, fooled)
+        found = fooled | self._black_box(outcomes, attacks)
+        white = [attack for attack in attacks.values() if attack.access == "white_box" and attack.norms]
+        if rows.threat.norm is None:
+            return found
         rng = rows.rng("controls")
-        methods: dict[str, Callable[[Rows, ExampleRng], Tensor]] = {"random noise of the same norm": _noise}
+        methods: dict[str, Callable[[Rows, ExampleRng], Tensor]] = {"random noise of the same norm": noise}
         if white:
-            methods["a single gradient step"] = _single_step
-        found = fooled.clone()
+            methods["a single gradient step"] = single_step
         for name, method in methods.items():
-            success = _cheaply(rows, rng, method, fooled)
-            self._not_weaker(name, success, fooled, "the attacks")
+            success = cheaply(rows, rng, method, fooled)
+            self.not_weaker(name, success, fooled, "the attacks")
             found |= success
         if white and self._varied:
-            self._full_range([attacks[name] for name in white], rng)
+            self._full_range(white, rng)
         return found
 
-    def _randomised(self) -> None:
+    def flags(self, white: Mapping[str, Outcome], fooled: Tensor) -> None:
+        """What the model's own answers show."""
+        self._randomised(fooled)
+        self._probabilities_for_logits()
+        self._zero_gradients({name: o.stuck for name, o in white.items() if o.stuck is not None}, fooled)
+
+    def _randomised(self, fooled: Tensor) -> None:
         """The same rows, asked about again."""
-        x, first = self._rows.x[:CONTROL_ROWS], self._scores[:CONTROL_ROWS]
-        again = self._rows.model.scores(x)
-        difference = float((again.double() - first.double()).abs().max())
-        if difference > RANDOM_SHARE * float(first.double().abs().max()):
-            self.voids.append(
-                f"randomised: two evaluations of the same {len(x)} rows differ by up to {difference:.2g}; an attack on one "
-                "draw says nothing about the next"
+        model = self._rows.model
+        one = model.one if isinstance(model, Averaged) else model
+        x = self._rows.x[:CONTROL_ROWS]
+        first = one.scores(x) if isinstance(model, Averaged) else self._scores[:CONTROL_ROWS]
+        difference = float((one.scores(x).double() - first.double()).abs().max())
+        randomised = difference > RANDOM_SHARE * float(first.double().abs().max())
+        if not isinstance(model, Averaged):
+            if randomised:
+                self.voids.append(
+                    f"randomised: two evaluations of the same {len(x)} rows differ by up to {difference:.2g}; an attack on one "
+                    "draw says nothing about the next; average several: `eot: 16`"
+                )
+        elif randomised:
+            self.cautions.append(
+                f"the model is randomised: attacked and judged by the mean of {model.draws} answers (eot), another set of "
+                f"them whenever it is asked; single answers to the same row differ by up to {difference:.2g}"
             )
+        else:
+            self.cautions.append(f"the model is not randomised: eot only made this {model.draws} times as slow")
 
     def _probabilities_for_logits(self) -> None:
         """A softmax declared as logits: a second one flattens the loss that attacks follow."""
@@ -112,7 +127,50 @@ class Controls:
                 "a saturated loss or another mask), which is no robustness; try `loss: margin`, or black-box attacks alone"
             )
 
-    def _not_weaker(self, name: str, weaker: Tensor, attack: Tensor, against: str) -> None:
+    def _black_box(self, outcomes: Mapping[str, Outcome], attacks: Mapping[str, Attack]) -> Tensor:
+        """Attacks that see answers only must not beat those that see gradients; gives what they found on top, ``(N,)`` bool.
+
+        Within a sequence the black-box attack saw only what the white-box ones had left. Where that alone could void the number, it is
+        run on the others, too.
+        """
+        import torch
+
+        rows = self._rows
+        white = torch.zeros(len(rows), dtype=torch.bool, device=rows.x.device)
+        black, tried = white.clone(), white.clone()
+        late: list[Attack] = []
+        any_white = False
+        for name, attack in attacks.items():
+            outcome, stages = outcomes[name], attack.stages(len(rows.model.classes))
+            if outcome.stage is None or not stages:
+                if attack.access == "white_box":
+                    any_white, white = True, white | outcome.success
+                else:
+                    black, tried = black | outcome.success, tried | outcome.attacked
+                    late.append(attack)
+                continue
+            for number, stage in enumerate(stages):
+                part = build(stage)[1]
+                of_stage = outcome.success & (outcome.stage == number)
+                if part.access == "white_box":
+                    any_white, white = True, white | of_stage
+                else:
+                    black = black | of_stage
+                    tried = tried | (outcome.attacked & ~(outcome.success & (outcome.stage < number)))
+                    late.append(part)
+        if not (any_white and late):
+            return black
+        untried = (~tried).nonzero().flatten()
+        if len(untried) and _rejects(int((black & ~white).sum()), int((white & ~black & tried).sum())):
+            left = rows.take(untried)
+            for attack in late:
+                for index, alike in left.alike():
+                    found = attack.run(alike.model, alike.x, alike.y, alike.threat, alike.rng("control black box"))
+                    black[untried[index]] |= alike.confirm(found.x, attack).success
+        self.not_weaker("black-box attacks", black, white, "the white-box attacks")
+        return black
+
+    def not_weaker(self, name: str, weaker: Tensor, attack: Tensor, against: str) -> None:
         """A paired comparison with a method that must not beat the attacks."""
         from audit.stats import mcnemar_exact
 
@@ -133,65 +191,70 @@ class Controls:
         """
         import torch
 
-        from audit.stats import mcnemar_exact
-
         left = torch.arange(min(len(self._rows), CONTROL_ROWS), device=self._rows.x.device)
-        n, whole = len(left), _whole_range(self._rows)
+        n, whole = len(left), whole_range(self._rows)
+        everything = replace(self._rows, eps=None).within(eps=whole, queries=None)
         for attack in attacks:
             if not len(left):
                 break
-            rows = self._rows.take(left).within(eps=whole)
+            rows = everything.take(left)
             found = attack.run(rows.model, rows.x, rows.y, rows.threat, rng.take(left.cpu()))
-            left = left[~rows.confirm(found.x).success]
-        if len(left) and mcnemar_exact(len(left), 0, "greater") <= SIGNIFICANCE:
+            left = left[~rows.confirm(found.x, attack).success]
+        if len(left) and _rejects(len(left), 0):
             self.voids.append(
                 f"full range: with eps = {whole:g}, where any input may become any other, the attacks left {len(left)} of {n} "
                 "rows: they do not find what there is to find"
             )
 
 
-def _any(outcomes: Mapping[str, Outcome], names: Sequence[str]) -> Tensor:
-    import torch
+def _rejects(only: int, other: int) -> bool:
+    """Whether so many pairs one way and the other are more than chance makes."""
+    from audit.stats import mcnemar_exact
 
-    return torch.stack([outcomes[name].success for name in names]).any(dim=0)
+    return only > 0 and mcnemar_exact(only, other, "greater") <= SIGNIFICANCE
 
 
-def _cheaply(rows: Rows, rng: ExampleRng, method: Callable[[Rows, ExampleRng], Tensor], fooled: Tensor) -> Tensor:
+def cheaply(rows: Rows, rng: ExampleRng, method: Callable[[Rows, ExampleRng], Tensor], fooled: Tensor) -> Tensor:
     """Successes of a method, on the survivors of the attacks first: where it adds nothing there, the others cannot matter."""
     import torch
 
     success = torch.zeros_like(fooled)
     for index in ((~fooled).nonzero().flatten(), fooled.nonzero().flatten()):
         part = rows.take(index)
-        if len(part):
-            success[index] = part.confirm(method(part, rng.take(index.cpu()))).success
+        for inside, alike in part.alike():
+            at = index[inside]
+            if len(at):
+                success[at] = alike.confirm(method(alike, rng.take(at.cpu()))).success
         if not bool(success.any()):
             break
     return success
 
 
-def _noise(rows: Rows, rng: ExampleRng) -> Tensor:
-    """A random corner of the linf ball or a random point of the l2 sphere, in the box."""
+def noise(rows: Rows, rng: ExampleRng) -> Tensor:
+    """A random corner of the linf ball or a random point of the l2 or l1 sphere, in the box."""
     import torch
 
     threat: ThreatModel = rows.threat
     eps = threat.eps or 0.0
     low, high = threat.bounds or (-torch.inf, torch.inf)
-    noise = rng.normal(tuple(rows.x.shape[1:])).to(rows.x)
+    drawn = rng.normal(tuple(rows.x.shape[1:])).to(rows.x)
     if threat.norm == "linf":
-        noise = eps * noise.sign()
+        drawn = eps * drawn.sign()
     else:
-        noise = noise * (eps / noise.flatten(1).norm(dim=1).clamp_min(1e-30)).reshape(-1, *[1] * (noise.dim() - 1))
-    return (rows.x + noise).clamp(low, high)
+        size = drawn.flatten(1).norm(p=2 if threat.norm == "l2" else 1, dim=1).clamp_min(1e-30)
+        drawn = drawn * (eps / size).reshape(-1, *[1] * (drawn.dim() - 1))
+    return (rows.x + drawn).clamp(low, high)
 
 
-def _single_step(rows: Rows, rng: ExampleRng) -> Tensor:
+def single_step(rows: Rows, rng: ExampleRng) -> Tensor:
     """One step of the whole eps along the gradient of the margin (FGSM, Goodfellow et al. 2015, arXiv:1412.6572)."""
     step = Pgd(steps=1, step_size=1.0, random_start=False, loss="margin")
-    return step.run(rows.model, rows.x, rows.y, rows.threat, rng).x
+    return step.run(rows.model, rows.x, rows.y, rows.threat.model_copy(update={"queries": None}), rng).x
 
 
-def _whole_range(rows: Rows) -> float:
+def whole_range(rows: Rows) -> float:
     """The eps within which any input of the box may become any other."""
     low, high = rows.threat.bounds or (0.0, 0.0)
-    return (high - low) * (rows.x[0].numel() ** 0.5 if rows.threat.norm == "l2" else 1.0)
+    d = rows.x[0].numel()
+    widths: dict[str, float] = {"linf": 1.0, "l2": d**0.5, "l1": float(d)}
+    return (high - low) * widths[rows.threat.norm or "linf"]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from audit.attacks import Attack, build
+from audit.attacks import Attack
 from audit.checks import Check
+from audit.checks.robustness._attack_list import AttackSpec, built, capabilities, require_norm, strongest_access
 from audit.checks.robustness._attacked import Outcome, Rows, run_attack
+from audit.checks.robustness._averaged import Averaged
 from audit.checks.robustness._controls import Controls
-from audit.finding import Access, EvidenceRef, Mean, Measurement, Metric, Proportion, ThreatModel
+from audit.checks.robustness._inputs import declared_bounds, eps_for_snr, require_inside
+from audit.checks.robustness._sample import sample
+from audit.finding import EvidenceRef, Mean, Measurement, Metric, Proportion, ThreatModel
 from audit.model import Capability, Task
 from audit.parameters import Real, UserError
 
@@ -19,41 +23,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from audit.context import Context
-    from audit.data import AuditData, Batch
+    from audit.data import AuditData
     from audit.model import AuditedModel
-
-_STRONGEST: tuple[Access, ...] = ("white_box", "black_box_scores", "black_box_labels")
-
-
-def _build(spec: str | dict[str, Any]) -> tuple[str, Attack]:
-    """`audit.attacks.build`, with what is wrong in one line."""
-    try:
-        return build(spec)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = spec if isinstance(spec, str) else next(iter(spec))
-        if first["type"] == "value_error":
-            raise UserError(str(first["ctx"]["error"])) from error
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"attack '{name}': {where}: {first['msg'].lower()}") from error
 
 
 class Evasion(Check):
-    """Robust accuracy: the share of test rows that stay correctly classified within `eps`, against the worst of several attacks.
+    """Robust accuracy: the share of test rows that stay correctly classified under the worst of several attacks.
 
     Every attack runs by itself on every row that the model gets right, and every example it proposes is asked about again before it
-    counts: inside the bounds, within eps, misclassified. The undivided numbers take the worst case per row over all attacks and controls;
-    ``attack=NAME`` is one attack alone (the second of one name is ``NAME#2``). Rows that the model gets wrong anyway are not attacked; they count
-    against robust accuracy, not towards attack success.
+    counts: inside the bounds, within eps, within the attack's own constraints and the cap on queries, misclassified. The undivided
+    numbers take the worst case per row over all attacks and controls; ``attack=NAME`` is one attack alone (the second of one name is
+    ``NAME#2``). With `sequential`, and inside an ensemble such as ``autoattack``, an attack sees only what those before it left: its
+    figure is ``after=NAME``, the cumulative one. Rows that the model gets wrong anyway are not attacked; they count against robust
+    accuracy, not towards attack success.
 
-    Void where a control shows that attacks could not see: the model answers differently when asked again; probabilities declared as
-    logits; zero gradients on more than 10 % of the rows; random noise, a single step or a black-box attack beats what must be stronger; attacks fail
-    when eps spans the whole input range. White-box controls apply where a white-box attack is listed.
+    Void where a control shows that attacks could not see: the model answers differently when asked again (unless `eot` averages it);
+    probabilities declared as logits; zero gradients on more than 10 % of the rows; random noise, a single step or a black-box attack
+    beats what must be stronger; attacks fail when eps spans the whole input range. White-box controls apply where a white-box attack
+    is listed. Attacks on words or table columns are bound by their own constraints instead of a norm; leave `eps` out for them.
 
     Source: Madry et al. 2018, arXiv:1706.06083; controls: Carlini et al. 2019, arXiv:1902.06705, and Croce & Hein 2020, arXiv:2003.01690.
 
     Blind spots: an upper bound on true robustness, as good as the attacks listed; nothing is said of other norms, of a larger eps, of
-    changes that are no small perturbation (rotation, patches), or of attackers who adapt to a defence.
+    changes that are no small perturbation (rotation, patches), or of attackers who adapt to a defence (give an attack or a loss of your
+    own for that, by entry point).
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (
@@ -75,76 +68,84 @@ class Evasion(Check):
         "Where the number is void, remove what hides the gradient instead."
     )
 
-    attacks: tuple[str | dict[str, dict[str, Any] | None], ...] = Field(("pgd",), min_length=1)
+    attacks: tuple[AttackSpec, ...] = Field(("pgd",), min_length=1)
     """Attacks by name, each with its parameters where they differ from the defaults: ``[pgd, {pgd: {loss: margin}}, art.square_attack]``."""
-    norm: Literal["linf", "l2"] = "linf"
+    norm: Literal["linf", "l2", "l1"] = "linf"
     """How a perturbation is measured."""
-    eps: Real = Field(gt=0)
+    eps: Real | None = Field(None, gt=0)
     """Largest perturbation, in the norm and in the units that the user feeds."""
+    snr_db: Real | None = None
+    """For a series, instead of eps: smallest signal-to-noise ratio in dB, each row by its own loudness, to a tenth of a dB."""
+    queries: int | None = Field(None, ge=1)
+    """Cap on the adversary's queries per row: rows through the model, forward. An attack that needs more has not succeeded."""
+    eot: int = Field(1, ge=1)
+    """Answers of a randomised model that are averaged whenever it is asked, by the attacks and by the judging alike."""
+    sequential: bool = False
+    """Run each attack on what those before it left: the same worst case in less time, and cumulative figures per attack."""
     samples: int | None = Field(None, ge=1)
     """Attack at most this many test rows; which ones depends on the seed and the rows alone, and more samples contain the fewer. None: all."""
     keep: int = Field(64, ge=0)
-    """Adversarial examples stored as evidence, per attack."""
+    """Adversarial examples stored as evidence, with their labels, per attack."""
 
     @field_validator("attacks")
     @classmethod
-    def _known(cls, attacks: tuple[str | dict[str, Any], ...]) -> tuple[str | dict[str, Any], ...]:
-        for spec in attacks:
-            _build(spec)
+    def _known(cls, attacks: tuple[AttackSpec, ...]) -> tuple[AttackSpec, ...]:
+        built(attacks)
         return attacks
 
     @model_validator(mode="after")
-    def _norm_fits(self) -> Evasion:
-        for name, attack in self.built().items():
-            if self.norm not in attack.norms:
+    def _bound_fits(self) -> Evasion:
+        attacks = built(self.attacks)
+        if not any(attack.norms for attack in attacks.values()):
+            if self.eps is not None or self.snr_db is not None:
                 raise UserError(
-                    f"attack '{name}' is defined for {' and '.join(sorted(attack.norms))}, not for {self.norm}"
+                    f"attack '{next(iter(attacks))}' is bound by its own constraints: leave eps and snr_db out"
                 )
+            return self
+        if self.eps is None and self.snr_db is None:
+            raise UserError("'eps' is missing: the largest perturbation, in the units of the input")
+        if self.eps is not None and self.snr_db is not None:
+            raise UserError("eps and snr_db bound the same thing: give one of them")
+        require_norm(attacks, self.norm)
         return self
-
-    def built(self) -> dict[str, Attack]:
-        """The attacks, by the names that their numbers carry."""
-        found: dict[str, Attack] = {}
-        for spec in self.attacks:
-            name, attack = _build(spec)
-            same = sum(key.split("#")[0] == name for key in found)
-            found[f"{name}#{same + 1}" if same else name] = attack
-        return found
 
     def requirements(self) -> frozenset[Capability]:
         """What the attacks need, too."""
-        return self.needs.union(*(attack.needs for attack in self.built().values()))
+        return self.needs | capabilities(built(self.attacks))
 
     def run(self, model: AuditedModel, data: AuditData, ctx: Context) -> Iterator[Measurement]:
         import torch
 
-        bounds = _bounds(model)
-        batch = self._sample(data.test, ctx)
+        batch = sample(data.test, self.samples, ctx)
         x, y = model.tensor(batch), torch.as_tensor(batch.labels).to(model.device)
-        _check_inputs(x, bounds, model, data)
-        scores = model.outputs(batch)
-        predicted = model.labels_of(scores)
+        victim = Averaged(model, self.eot) if self.eot > 1 else model
+        attacks = built(self.attacks)
+        threat = self._threat(attacks, victim, x, data)
+        scores = victim.scores(x) if self.eot > 1 else model.outputs(batch)
+        predicted = victim.labels_of(scores)
         correct = predicted == y
         clean = ctx.evidence("clean", "outcomes")
         clean.append(batch.ids, value=correct.double())
         yield Measurement(metric="clean_accuracy", estimate=_share(correct), evidence=(clean.ref,))
 
-        attacks = self.built()
-        access = next(a for a in _STRONGEST if any(attack.access == a for attack in attacks.values()))
-        threat = ThreatModel(access=access, norm=self.norm, eps=self.eps, bounds=bounds, units=model.spec.units)
+        attacks = {name: attack.fit(victim, data, ctx) for name, attack in attacks.items()}
         right = correct.nonzero().flatten()
-        rows = Rows(model, x, y, batch.ids, threat, ctx).take(right)
+        eps = eps_for_snr(x, self.snr_db, self.norm) if self.snr_db is not None else None
+        rows = Rows(victim, x, y, batch.ids, threat, ctx, eps, self.eot).take(right)
         outcomes: dict[str, Outcome] = {}
+        fooled = torch.zeros(len(rows), dtype=torch.bool, device=x.device)
         for number, (name, attack) in enumerate(attacks.items()):
-
-            def progress(done: int, before: int = number * len(rows), name: str = name) -> None:
-                ctx.progress(before + done, len(attacks) * len(rows), name)
-
-            mine = rows.within(access=attack.access)
-            outcomes[name] = run_attack(mine, name, attack, self.keep, progress)
+            mine = rows.within(access=attack.access, constraints=_joined(threat.constraints, attack.constraints()))
+            left = (~fooled).nonzero().flatten() if self.sequential else torch.arange(len(rows), device=x.device)
+            progress = _progress(ctx, number, len(attacks), len(rows), name)
+            outcome = run_attack(mine.take(left), name, attack, self.keep, progress).spread(left, len(rows))
+            outcomes[name] = outcome
+            fooled |= outcome.success
+            key, counted = ("after", fooled) if self.sequential else ("attack", outcome.success)
             writer = ctx.evidence(f"outcomes-{name}", "outcomes")
-            writer.append(batch.ids, value=_robust(correct, right, outcomes[name].success).double())
-            yield from _one_attack(mine, name, outcomes[name], correct, right, writer.ref)
+            writer.append(batch.ids, value=_robust(correct, right, counted).double())
+            yield from _one_attack(mine, {key: name}, outcome, counted, correct, right, writer.ref)
+            yield from _stages(mine, name, attack, outcome, correct, right)
 
         controls = Controls(rows, scores[right], varied=bool((predicted != predicted[0]).any()))
         fooled = controls.judge(outcomes, attacks)
@@ -152,36 +153,85 @@ class Evasion(Check):
         writer.append(batch.ids, value=_robust(correct, right, fooled).double())
         yield from _worst_case(rows, outcomes, controls, fooled, correct, right, writer.ref)
 
-    def _sample(self, test: Batch, ctx: Context) -> Batch:
-        if self.samples is None or self.samples >= len(test):
-            return test
-        drawn = ctx.rng(test.ids, "samples").uniform(())
-        return test.take(drawn.argsort(stable=True)[: self.samples].sort().values.numpy())
+    def _threat(self, attacks: Mapping[str, Attack], model: AuditedModel, x: Tensor, data: AuditData) -> ThreatModel:
+        """What the adversary may do, after what must hold of the inputs for that to mean anything."""
+        if self.eot > 1 and self.queries is not None and self.queries < self.eot:
+            raise UserError(f"queries: {self.queries} is less than one averaged answer takes (eot: {self.eot})")
+        access = strongest_access(attacks)
+        if self.eps is None and self.snr_db is None:
+            return ThreatModel(access=access, bounds=model.spec.bounds, units=model.spec.units, queries=self.queries)
+        bounds = declared_bounds(model)
+        require_inside(x, bounds, model, data)
+        eps, said = self.eps, ""
+        if self.snr_db is not None:
+            if model.spec.kind != "series":
+                raise UserError(f"snr_db is for a series; model '{model.name}' takes a {model.spec.kind}: give eps")
+            eps = float(eps_for_snr(x, self.snr_db, self.norm).max())
+            said = f"signal-to-noise ratio of every row at least {self.snr_db:g} dB (eps is that of the loudest)"
+        return ThreatModel(
+            access=access,
+            norm=self.norm,
+            eps=eps,
+            bounds=bounds,
+            units=model.spec.units,
+            queries=self.queries,
+            constraints=said,
+        )
+
+
+def _joined(*texts: str) -> str:
+    return "; ".join(text for text in texts if text)
+
+
+def _progress(ctx: Context, number: int, attacks: int, rows: int, name: str) -> Callable[[int], None]:
+    return lambda done: ctx.progress(number * rows + done, attacks * rows, name)
 
 
 def _one_attack(
-    rows: Rows, name: str, outcome: Outcome, correct: Tensor, right: Tensor, stored: EvidenceRef
+    rows: Rows,
+    dims: dict[str, str],
+    outcome: Outcome,
+    fooled: Tensor,
+    correct: Tensor,
+    right: Tensor,
+    stored: EvidenceRef,
 ) -> Iterator[Measurement]:
-    """The numbers of one attack alone."""
+    """The numbers of one attack: `fooled` by it alone, or by all up to it."""
     from audit.stats import mean_and_se
 
+    (name,) = dims.values()
     shared: dict[str, Any] = {
-        "dims": {"attack": name},
+        "dims": dims,
         "threat_model": rows.threat.model_copy(update={"realised": outcome.realised}),
         "cautions": _refusals({name: outcome}),
     }
     yield Measurement(
         metric="robust_accuracy",
-        estimate=_share(_robust(correct, right, outcome.success)),
+        estimate=_share(_robust(correct, right, fooled)),
         evidence=(stored, *outcome.examples),
         **shared,
     )
     if len(rows):
-        yield Measurement(
-            metric="attack_success", estimate=_share(outcome.success), evidence=outcome.examples, **shared
-        )
-        value, se, n = mean_and_se(outcome.queries.cpu().numpy())
+        yield Measurement(metric="attack_success", estimate=_share(fooled), evidence=outcome.examples, **shared)
+    if bool(outcome.attacked.any()):
+        value, se, n = mean_and_se(outcome.queries[outcome.attacked].cpu().numpy())
         yield Measurement(metric="queries", estimate=Mean(value=value, se=se, n=n), **shared)
+
+
+def _stages(
+    rows: Rows, name: str, attack: Attack, outcome: Outcome, correct: Tensor, right: Tensor
+) -> Iterator[Measurement]:
+    """Robust accuracy after each stage of an ensemble."""
+    if outcome.stage is None:
+        return
+    for number, stage in enumerate(attack.stages(len(rows.model.classes))):
+        fooled = outcome.success & (outcome.stage >= 0) & (outcome.stage <= number)
+        yield Measurement(
+            metric="robust_accuracy",
+            estimate=_share(_robust(correct, right, fooled)),
+            dims={"attack": name, "after": stage},
+            threat_model=rows.threat,
+        )
 
 
 def _worst_case(
@@ -240,42 +290,14 @@ def _robust(correct: Tensor, right: Tensor, fooled: Tensor) -> Tensor:
 
 
 def _refusals(outcomes: Mapping[str, Outcome]) -> tuple[str, ...]:
-    return tuple(
-        f"{name} proposed {int(outcome.refused.sum())} misclassified inputs outside the bounds or beyond eps; they do not count"
-        for name, outcome in outcomes.items()
-        if bool(outcome.refused.any())
-    )
-
-
-def _bounds(model: AuditedModel) -> tuple[float, float]:
-    """The bounds an attack must stay in.
-
-    Raises:
-        UserError: they are not declared, differ by column, or the input is not made of numbers.
-    """
-    fields = model.spec.fields
-    if other := [f"{f.name} ({f.kind})" for f in fields if f.kind not in ("image", "number", "series")]:
-        raise UserError(
-            f"model '{model.name}': a perturbation within eps needs numbers, its input has {', '.join(other[:5])}"
-        )
-    if model.spec.bounds is not None:
-        return model.spec.bounds
-    if missing := [f.name for f in fields if f.bounds is None]:
-        raise UserError(
-            f"model '{model.name}' declares no bounds for {', '.join(missing[:5])}: an attack must know the valid range; "
-            "give `bounds: [low, high]` in the model's input spec"
-        )
-    raise UserError(
-        f"model '{model.name}': the columns have different bounds, and one eps would mean another thing in each; "
-        "scale the columns to one range inside the data, or audit them apart"
-    )
-
-
-def _check_inputs(x: Tensor, bounds: tuple[float, float], model: AuditedModel, data: AuditData) -> None:
-    low, high = bounds
-    outside = ~((x >= low) & (x <= high)).flatten(1).all(dim=1)
-    if bool(outside.any()):
-        raise UserError(
-            f"data '{data.source}': {int(outside.sum())} of {len(x)} rows are missing values or lie outside the bounds "
-            f"{low:g}..{high:g} that model '{model.name}' declares: correct the bounds or the data"
-        )
+    said = []
+    for name, outcome in outcomes.items():
+        if k := int(outcome.refused.sum()):
+            said.append(
+                f"{name} proposed {k} misclassified inputs outside the bounds, beyond eps or against its constraints; they do not count"
+            )
+        if k := int(outcome.overran.sum()):
+            said.append(
+                f"{name} spent more queries than the threat model allows on {k} misclassified inputs; they do not count"
+            )
+    return tuple(said)

@@ -142,11 +142,11 @@ def test_a_few_rows_more_by_a_weaker_method_are_a_caution_and_count(tmp_path: Pa
         controls.voids, controls.cautions = [], []
         weaker = fooled.clone()
         weaker[:only] = True
-        controls._not_weaker("a control", weaker, fooled, "the attacks")
+        controls.not_weaker("a control", weaker, fooled, "the attacks")
         assert bool(controls.voids) == void, "McNemar's exact test at 1 %: 2**-7 is below, 2**-6 is not"
         assert bool(controls.cautions) != void
     both = fooled.clone()
     both[100:200] = True
     controls.voids, controls.cautions = [], []
-    controls._not_weaker("a control", weaker, both, "the attacks")
+    controls.not_weaker("a control", weaker, both, "the attacks")
     assert not controls.voids, "a hundred rows the other way"

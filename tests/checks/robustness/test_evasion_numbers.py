@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from toys import Linear, SmallCnn, audited, batch, context, data, digits, trained_cnn
 
 from audit.attacks import Attack, Candidates
-from audit.checks.robustness import evasion as module
+from audit.checks.robustness import _attack_list as module
 from audit.checks.robustness.evasion import Evasion
 from audit.data import AuditData
 from audit.finding import Access, Measurement, Proportion, ThreatModel
