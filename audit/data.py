@@ -21,7 +21,8 @@ class Batch:
     """Rows of one data set.
 
     Args:
-        x: inputs, ``(N, *shape)`` float32 for images and series, ``(N, F)`` float64 for a table (category codes, NaN for missing).
+        x: inputs, ``(N, *shape)`` float32 for images and series, ``(N, F)`` float64 for a table (category codes, NaN for
+            missing), ``(N, L)`` int32 for texts (code points).
         labels: ``(N,)`` int64 class indices, or float64 values of a regression.
         ids: row ids: digests of the rows' content, unique, stable under reordering.
         groups: protected attributes, one string per row each; they need not be inputs.
@@ -140,6 +141,8 @@ class AuditData:
     def _lay_out(self, x: NDArray[Any], spec: InputSpec, columns: list[int] | None, model: str) -> NDArray[Any]:
         import numpy as np
 
+        if columns is None and spec.kind == "text":
+            return self._texts(x, spec, model)
         if columns is None:
             if int(np.prod(x.shape[1:])) != int(np.prod(spec.shape)):
                 raise UserError(
@@ -149,6 +152,22 @@ class AuditData:
         out = np.array(x[:, columns], dtype=np.float64)
         for j, (column, wanted) in enumerate(zip(columns, spec.fields, strict=True)):
             out[:, j] = _recode(out[:, j], self.spec.fields[column], wanted, self.source, model)
+        return out
+
+    def _texts(self, x: NDArray[Any], spec: InputSpec, model: str) -> NDArray[Any]:
+        """Code points in rows of the model's length: zeros are added or taken off, characters never."""
+        import numpy as np
+
+        if self.spec.kind != "text":
+            raise UserError(f"model '{model}' wants texts, data '{self.source}' gives a {self.spec.kind}")
+        (length,) = spec.shape
+        if too_long := int((x[:, length:] != 0).any(axis=1).sum()):
+            raise UserError(
+                f"data '{self.source}': {too_long} of {len(x)} texts are longer than the {length} characters that model '{model}' "
+                f"takes: declare 'length: {length}' to cut them, or register the model with a larger shape"
+            )
+        out = np.zeros((len(x), length), dtype=np.int32)
+        out[:, : x.shape[1]] = x[:, :length]
         return out
 
 

@@ -1,7 +1,8 @@
 """What is under audit: a model behind one interface, whatever it was made with.
 
 Inputs are tensors of the input spec's shape, in the units that the user feeds; preprocessing is inside the model. A table is one
-float tensor ``(N, F)``: numbers as they are, categories as codes (their index in the field's `categories`), missing as NaN.
+float tensor ``(N, F)``: numbers as they are, categories as codes (their index in the field's `categories`), missing as NaN. A text is a
+row of code points, as in `audit.text`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pydantic import model_validator
 from audit.parameters import Parameters, Real, UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from audit.data import Batch
@@ -54,12 +56,20 @@ class Field(Parameters):
     name: str
     kind: FieldKind
     shape: tuple[int, ...] = ()
-    """Without the batch: ``(C, H, W)`` for an image, ``()`` for a column of a table."""
+    """Without the batch: ``(C, H, W)`` for an image, ``(L,)`` for a text of at most L characters, ``()`` for a column of a table."""
     bounds: tuple[Real, Real] | None = None
     """Smallest and largest valid value, in the units that the user feeds."""
     units: str = ""
     categories: tuple[str, ...] = ()
     """Of a category: its values, in the order of their codes."""
+
+    @model_validator(mode="after")
+    def _text_has_a_length(self) -> Field:
+        if self.kind == "text" and (len(self.shape) != 1 or self.shape[0] < 1):
+            raise ValueError(
+                f"text '{self.name}' needs a shape (L,), the characters there is room for; got {self.shape}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Field:
@@ -150,7 +160,7 @@ class AuditedModel:
     """A loaded model.
 
     Args:
-        forward: ``(N, *spec.shape)`` float tensor → ``(N, C)`` scores in `output` space (``(N,)`` for label and value,
+        forward: ``(N, *spec.shape)`` tensor of `input_dtype` → ``(N, C)`` scores in `output` space (``(N,)`` for label and value,
             ``(N,)`` or ``(N, 1)`` for a margin, positive for class 1). Differentiable where GRADIENTS is among the capabilities.
         module: the eager torch module behind `forward`, where there is one (LAYERS); in eval mode, parameter gradients off.
         native: the object of the model's own library (a scikit-learn estimator, a booster), where there is one.
@@ -331,12 +341,17 @@ class AuditedModel:
 
         return self.labels_of(self.outputs(batch)) == torch.as_tensor(batch.labels)
 
-    def tensor(self, batch: Batch) -> Tensor:
-        """A batch's inputs as the float tensor this model is fed, ``(N, *spec.shape)``."""
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Of the tensors it is fed: int32 of a text, float64 of a table that no torch module takes, else float32."""
         import torch
 
-        return (
-            torch.from_numpy(batch.x)
-            .to(torch.float64 if self.spec.tabular and self.module is None else torch.float32)
-            .to(self.device)
-        )
+        if self.spec.kind == "text":
+            return torch.int32
+        return torch.float64 if self.spec.tabular and self.module is None else torch.float32
+
+    def tensor(self, batch: Batch) -> Tensor:
+        """A batch's inputs as the tensor this model is fed, ``(N, *spec.shape)`` of `input_dtype`."""
+        import torch
+
+        return torch.from_numpy(batch.x).to(self.input_dtype).to(self.device)

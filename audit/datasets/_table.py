@@ -7,10 +7,14 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field as Limits
+from pydantic import model_validator
 
 from audit.datasets import Rows, Source
 from audit.datasets._labels import Classes, Name, encode, in_order, is_number, text_of
+from audit.datasets._texts import text_rows
 from audit.model import Field, InputSpec, Task
 from audit.names import nearest
 from audit.parameters import UserError
@@ -73,6 +77,10 @@ class Table(Source):
     """Label values in the order of the class indices, or their number; by default the sorted values. Names for indices work too."""
     features: tuple[Name, ...] | None = None
     """Columns the model is fed, in this order; by default all but the label, the excluded and the protected ones."""
+    text: Name | None = None
+    """Column with the texts that the model is fed, instead of a table of features. They are taken as they are, spaces included."""
+    length: Annotated[int, Limits(ge=1)] | None = None
+    """Of `text`: characters there is room for; longer texts are cut. By default the longest text's and a quarter more."""
     exclude: tuple[Name, ...] = ()
     """Columns to leave out."""
     protected: tuple[Name, ...] = ()
@@ -83,6 +91,16 @@ class Table(Source):
     """Rows that lack an input: refuse the data, keep them with NaN, or drop the rows."""
     missing_values: tuple[Name, ...] | dict[Name, tuple[Name, ...]] | None = None
     """Cells that stand for a missing value, besides blank ones: in every column, or column → cells; by default NA, nan, null, None, ? …"""
+
+    @model_validator(mode="after")
+    def _text_or_table(self) -> Table:
+        if self.text is None and self.length is not None:
+            raise ValueError("length is the room for a text: name the column as 'text'")
+        if self.text is not None and (self.features is not None or self.exclude or self.categories):
+            raise ValueError("text is the only input: leave features, exclude and categories out")
+        if self.text is not None and self.missing == "keep":
+            raise ValueError("a text is there or not: missing is error or drop")
+        return self
 
     @abstractmethod
     def columns(self, base: Path) -> tuple[str, dict[str, Any]]:
@@ -126,7 +144,14 @@ class Table(Source):
         self._known(origin, "label", [self.label], raw)
         self._known(origin, "exclude", self.exclude, raw)
         self._known(origin, "protected", self.protected, raw)
-        if self.features is None:
+        if self.text is not None:
+            self._known(origin, "text", [self.text], raw)
+            if self.text == self.label:
+                raise UserError(
+                    f"{origin}: the label '{self.label}' is the text itself; a model must not be fed its answer"
+                )
+            names = [self.text]
+        elif self.features is None:
             left_out = {self.label, *self.exclude, *self.protected}
             names = [name for name in raw if name not in left_out]
         else:
@@ -149,6 +174,8 @@ class Table(Source):
     def _column(self, origin: str, name: str, values: Any) -> Column:
         import numpy as np
 
+        if name == self.text:
+            return self._as_written(origin, name, values)
         column = self._parse(origin, name, values) if isinstance(values, list) else self._typed(name, values, ())
         if column.missing.all():
             raise UserError(f"{origin}: column '{name}' holds no value at all; exclude it")
@@ -160,6 +187,14 @@ class Table(Source):
                 f"{origin}: column '{name}' holds an infinite number in data row {row}; declare it in missing_values or exclude the column"
             )
         return Column(None, column.as_texts(), column.tokens) if name in self.categories else column
+
+    def _as_written(self, origin: str, name: str, values: Any) -> Column:
+        """The column of texts; blank ones are missing."""
+        if not isinstance(values, list):
+            raise UserError(f"{origin}: column '{name}' holds numbers, not texts")
+        return Column(
+            None, tuple(None if value is None or not value.strip() else value for value in values), ("blank",)
+        )
 
     def _tokens(self, name: str) -> tuple[str, ...]:
         """Cells of a column that stand for a missing value."""
@@ -266,9 +301,12 @@ class Table(Source):
 
     def _lay_out(
         self, origin: str, names: list[str], table: Mapping[str, Column], notes: list[str]
-    ) -> tuple[InputSpec, NDArray[np.float64]]:
+    ) -> tuple[InputSpec, NDArray[Any]]:
         import numpy as np
 
+        if self.text is not None:
+            texts = [text for text in table[self.text].texts or () if text is not None]
+            return text_rows(texts, self.text, self.length, origin, notes)
         fields, x = [], []
         for name in names:
             column = table[name]

@@ -35,6 +35,8 @@ class Parquet(Table):
 
     def _reads(self, name: str) -> bool:
         """Whether a column is needed at all: one that is left out may hold what no model is fed."""
+        if self.text is not None:
+            return name in (self.label, self.text, *self.protected)
         if self.features is None:
             return name not in self.exclude
         return name in (self.label, *self.features, *self.protected)

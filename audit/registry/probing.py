@@ -10,6 +10,7 @@ from audit.parameters import UserError
 from audit.registry.importing import one_line
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -25,9 +26,11 @@ def example_inputs(spec: InputSpec, n: int) -> NDArray[Any]:
     rng = np.random.default_rng(0)
     if not spec.tabular:
         field = spec.fields[0]
+        if field.kind == "text":
+            return _example_texts(rng, n, field.shape[0])
         low, high = field.bounds or (0.0, 1.0)
         values = rng.uniform(low, high, (n, *spec.shape))
-        return np.floor(values) if field.kind in ("tokens", "text") else values
+        return np.floor(values) if field.kind == "tokens" else values
     columns = []
     for field in spec.fields:
         if field.kind == "category":
@@ -37,6 +40,17 @@ def example_inputs(spec: InputSpec, n: int) -> NDArray[Any]:
         else:
             columns.append(rng.normal(size=n))
     return np.stack(columns, axis=1)
+
+
+def _example_texts(rng: np.random.Generator, n: int, length: int) -> NDArray[Any]:
+    """Rows ``(n, length)`` of words of random letters, of any length down to none."""
+    import numpy as np
+
+    letters = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz     ", dtype=np.uint8)
+    rows = letters[rng.integers(0, len(letters), (n, length))].astype(np.int32)
+    ends = rng.integers(0, length, n, endpoint=True)
+    rows[np.arange(length) >= ends[:, None]] = 0
+    return rows
 
 
 def probe(model: AuditedModel, *, fixed_mode: bool = False) -> None:
@@ -51,8 +65,7 @@ def probe(model: AuditedModel, *, fixed_mode: bool = False) -> None:
     """
     import torch
 
-    dtype = torch.float64 if model.spec.tabular and model.module is None else torch.float32
-    x = torch.from_numpy(example_inputs(model.spec, _ROWS)).to(dtype)
+    x = torch.from_numpy(example_inputs(model.spec, _ROWS)).to(model.input_dtype)
     scores = _ask(model, x)
     _check_shape(model, scores)
     try:

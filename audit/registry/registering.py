@@ -18,6 +18,7 @@ from audit.registry.blobs import BlobFolder, Staged
 from audit.registry.card import ModelCard
 from audit.registry.importing import is_target
 from audit.registry.loaders import Inferred, Loader
+from audit.registry.loaders._shared import reachable
 from audit.registry.opening import admit, build_loader, card_digest, loader_for
 from audit.registry.probing import probe
 from audit.registry.scan import scan_file
@@ -132,16 +133,17 @@ def _card(
     inferred = loader.infer(files, trust)
     loader = loader.pinned(trust)
     task, output = _task_and_output(declared, inferred)
+    classes, spec = _classes(task, declared, inferred), _spec(declared, inferred)
     card = ModelCard(
         name=name,
         version=version,
         loader=loader_name,
         parameters=loader.model_dump(mode="json", exclude_defaults=True),
         task=task,
-        classes=_classes(task, declared, inferred),
-        spec=_spec(declared, inferred),
+        classes=classes,
+        spec=spec,
         output=output,
-        capabilities=tuple(sorted(loader.capabilities(output))),
+        capabilities=tuple(sorted(reachable(loader.capabilities(output), spec))),
         files=dict(digests),
         digest="",
         source=source,

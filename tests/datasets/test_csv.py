@@ -13,8 +13,10 @@ import pytest
 from pydantic import ValidationError
 
 from audit.data import AuditData
+from audit.datasets._arrays import from_arrays
 from audit.datasets.csv import Csv
 from audit.parameters import UserError
+from audit.text import decode_all
 
 PEOPLE = """age,city,income,sex,hired
 34,Bonn,2.5,f,yes
@@ -24,12 +26,12 @@ PEOPLE = """age,city,income,sex,hired
 """
 
 
-def load(text: str | bytes, tmp_path: Path, name: str = "t.csv", **parameters: Any) -> AuditData:
+def load(text: str | bytes, tmp_path: Path, /, name: str = "t.csv", **parameters: Any) -> AuditData:
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     return Csv(path=name, **{"label": "hired"} | parameters).load(tmp_path, "t")
 
 
-def refusal(text: str | bytes, tmp_path: Path, **parameters: Any) -> str:
+def refusal(text: str | bytes, tmp_path: Path, /, **parameters: Any) -> str:
     with pytest.raises(UserError) as caught:
         load(text, tmp_path, **parameters)
     message = str(caught.value)
@@ -266,3 +268,66 @@ def test_no_library_is_imported_to_declare_a_source() -> None:
 
     code = "import sys, audit.datasets.csv, audit.datasets.parquet; print({'numpy', 'pandas', 'pyarrow'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+REVIEWS = """said,stars,sex
+"Good, very good",5,f
+ Weak é,1,m
+"a long one that goes on, and on",5,f
+"""
+
+
+def test_texts_are_taken_as_they_are(tmp_path: Path) -> None:
+    found = load(REVIEWS, tmp_path, label="stars", text="said", protected=["sex"])
+    texts = ["Good, very good", "Weak é", "a long one that goes on, and on"]
+    assert decode_all(found.test.x) == texts
+    assert found.test.x.dtype == np.int32
+    assert found.spec.kind == "text"
+    assert found.spec.shape == found.test.x.shape[1:] == (int(1.25 * len(texts[2])),)
+    assert found.classes == ("1", "5")
+    assert found.test.groups["sex"].tolist() == ["f", "m", "f"]
+    assert "inputs: texts of up to 31 characters, room for 38" in found.notes
+
+
+def test_a_declared_length_cuts_longer_texts_and_says_so(tmp_path: Path) -> None:
+    found = load(REVIEWS, tmp_path, label="stars", text="said", length=15)
+    assert decode_all(found.test.x) == ["Good, very good", "Weak é", "a long one that"]
+    assert "said: 1 of 3 texts cut to 15 characters" in found.notes
+    wide = load(REVIEWS, tmp_path, label="stars", text="said", length=40)
+    model = found.spec
+    assert wide.fit_to(wide.spec, (), "m").test.x.shape == (3, 40)
+    with pytest.raises(UserError, match="1 of 3 texts are longer than the 15 characters that model 'm' takes"):
+        wide.fit_to(model, (), "m")
+    again = found.fit_to(wide.spec, (), "m").test
+    assert again.x.dtype == np.int32
+    assert decode_all(again.x) == decode_all(found.test.x)
+    assert again.ids == found.test.ids
+
+
+def test_texts_in_another_normal_form_are_noted_not_changed(tmp_path: Path) -> None:
+    found = load("said,y\ncafe\u0301,0\ncafé,1\n", tmp_path, label="y", text="said")
+    assert decode_all(found.test.x) == ["cafe\u0301", "café"]
+    assert any("1 texts are not in normalisation form C" in note for note in found.notes)
+
+
+def test_blank_texts_are_missing(tmp_path: Path) -> None:
+    blank = "said,y\nNA,0\n  ,1\nnull,1\n"
+    assert "1 of 3 rows lack a value (said 1)" in refusal(blank, tmp_path, label="y", text="said")
+    found = load(blank, tmp_path, label="y", text="said", missing="drop")
+    assert decode_all(found.test.x) == ["NA", "null"]
+
+
+def test_text_stands_alone(tmp_path: Path) -> None:
+    for wrong in ({"features": ["sex"]}, {"exclude": ["sex"]}, {"categories": {"sex": []}}, {"missing": "keep"}):
+        with pytest.raises(ValidationError):
+            Csv(path="t.csv", label="stars", text="said", **wrong)
+    with pytest.raises(ValidationError):
+        Csv(path="t.csv", label="stars", length=3)
+    assert "did you mean 'said'" in refusal(REVIEWS, tmp_path, label="stars", text="sad")
+    assert "the text itself" in refusal(REVIEWS, tmp_path, label="said", text="said")
+    found = load(REVIEWS, tmp_path, label="stars", text="said")
+    with pytest.raises(UserError, match="wants the columns of a table, data 't' gives a text"):
+        found.fit_to(load(PEOPLE, tmp_path, missing="keep").spec, (), "m")
+    images = from_arrays(np.zeros((2, 1, 2, 2), np.float32), np.array([0, 1]), name="t")
+    with pytest.raises(UserError, match="wants texts, data 't' gives a image"):
+        images.fit_to(found.spec, ("0", "1"), "m")

@@ -16,6 +16,7 @@ from audit.data import AuditData
 from audit.datasets.csv import Csv
 from audit.datasets.parquet import Parquet
 from audit.parameters import UserError
+from audit.text import decode_all
 
 
 def load(columns: Any, tmp_path: Path, **parameters: Any) -> AuditData:
@@ -113,3 +114,11 @@ def test_a_file_that_is_no_parquet_or_cut_short(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="is no readable Parquet file") as caught:
             Parquet(path="t.parquet", label="y").load(tmp_path, "t")
         assert "\n" not in str(caught.value)
+
+
+def test_texts(tmp_path: Path) -> None:
+    columns = {"said": ["über", None, " x "], "day": [datetime.date(2026, 1, 1)] * 3, "y": [0, 1, 1]}
+    found = load(columns, tmp_path, text="said", missing="drop")
+    assert decode_all(found.test.x) == ["über", " x "]
+    with pytest.raises(UserError, match="column 'y2' holds numbers, not texts"):
+        load({"y2": [1.0, 2.0], "y": [0, 1]}, tmp_path, text="y2")

@@ -10,6 +10,7 @@ from audit.model import AuditedModel, Capability, InputSpec, OutputSpace, implie
 from audit.parameters import UserError
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
@@ -37,6 +38,16 @@ def differentiable(output: OutputSpace, *, layers: bool) -> frozenset[Capability
     return implied(output, gradients=output != "label", layers=layers)
 
 
+def reachable(capabilities: frozenset[Capability], spec: InputSpec) -> frozenset[Capability]:
+    """What is left of the capabilities for such an input: whole numbers, as a text is made of, have no gradient."""
+    return capabilities - {Capability.GRADIENTS} if spec.kind == "text" else capabilities
+
+
+def as_fed(x: Tensor, dtype: torch.dtype, spec: InputSpec) -> Tensor:
+    """An input as a torch model takes it: numbers in its own dtype, a text as int64 code points, for embeddings and one-hot."""
+    return x.long() if spec.kind == "text" else x.to(dtype)
+
+
 def audited(
     card: ModelCard,
     capabilities: frozenset[Capability],
@@ -54,7 +65,7 @@ def audited(
         classes=card.classes,
         spec=card.spec,
         output=card.output,
-        capabilities=capabilities,
+        capabilities=reachable(capabilities, card.spec),
         forward=forward,
         module=module,
         native=native,

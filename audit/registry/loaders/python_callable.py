@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class PythonCallable(Loader):
     """``package.module:function`` from an allowed package (``audit model allow PACKAGE``): labels, probabilities or values.
 
-    It is called with an array ``(N, *shape)`` (or a DataFrame) and answers an array: probabilities ``(N, C)``, class indices or
+    It is called with an array ``(N, *shape)`` (or a DataFrame, or a list of texts where the input is text) and answers an array: probabilities ``(N, C)``, class indices or
     class names ``(N,)``, or values ``(N,)``. It is asked and nothing else: no gradients.
     """
 
@@ -54,6 +54,7 @@ class PythonCallable(Loader):
     def load(self, card: ModelCard, files: Mapping[str, Path], trust: Trust) -> AuditedModel:
         """Import the function."""
         from audit.registry.loaders._table import frame
+        from audit.text import decode_all as texts
 
         if files:
             raise UserError(f"loader '{card.loader}' opens no file: give 'package.module:function' in its place")
@@ -63,9 +64,10 @@ class PythonCallable(Loader):
             raise UserError(f"{card.ref}: feed 'frame' needs a table, the input is a {card.spec.kind}")
         function = import_callable(self.function, trust)
         check_source(function, self.code, self.function, card.ref)
+        text = card.spec.kind == "text"
 
         def answer(x: NDArray[Any]) -> NDArray[Any]:
-            found = function(frame(x, card.spec) if self.feed == "frame" else x)
+            found = function(texts(x) if text else frame(x, card.spec) if self.feed == "frame" else x)
             return class_indices(found, card.classes, card.ref) if card.output == "label" else found
 
         return audited(

@@ -51,7 +51,8 @@ class Skops(Loader):
     A type that is not among the reviewed ones needs its package allowed as well (``audit model allow PACKAGE``), because its
     code would run.
 
-    A model that was fitted on a DataFrame is fed one: columns under their names, categories under their values.
+    A model that was fitted on a DataFrame is fed one: columns under their names, categories under their values. One whose input is
+    text (a vectoriser and a classifier in a pipeline) is fed a list of texts.
     """
 
     formats: ClassVar = ("skops",)
@@ -171,7 +172,10 @@ def _row_layout(estimator: Any, card: ModelCard) -> Any:
     """Array ``(N, *shape)`` → what the estimator was fitted on."""
     from audit.registry.loaders._sklearn_columns import original_categories
     from audit.registry.loaders._table import frame
+    from audit.text import decode_all
 
+    if card.spec.kind == "text":
+        return decode_all
     names = getattr(estimator, "feature_names_in_", None)
     if names is None:
         if (count := getattr(estimator, "n_features_in_", None)) is not None:

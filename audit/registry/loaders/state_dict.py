@@ -13,7 +13,7 @@ from audit.model import AuditedModel, Capability, OutputSpace
 from audit.parameters import UserError
 from audit.registry.importing import check_source, check_target, import_callable, one_line, source_digest
 from audit.registry.loaders import Inferred, Loader
-from audit.registry.loaders._shared import audited, differentiable, one_tensor, only_file
+from audit.registry.loaders._shared import as_fed, audited, differentiable, one_tensor, only_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,6 +29,8 @@ class StateDict(Loader):
 
     The factory's package must be allowed (``audit model allow PACKAGE``). Every weight of the module must be in the file, in
     its shape, and the file may hold nothing else. The module runs in evaluation mode with parameter gradients off.
+
+    A text comes as int64 code points ``(N, L)``, zeros after its end.
     """
 
     formats: ClassVar = ("safetensors", "torch_zip", "torch_legacy")
@@ -73,7 +75,7 @@ class StateDict(Loader):
         dtype = input_dtype(module)
 
         def forward(x: Tensor) -> Tensor:
-            return one_tensor(module(x.to(dtype)), card.ref)
+            return one_tensor(module(as_fed(x, dtype, card.spec)), card.ref)
 
         return audited(card, self.capabilities(card.output), forward, module=module, micro_batch=self.micro_batch)
 

@@ -13,7 +13,7 @@ from audit.model import AuditedModel, Capability, OutputSpace
 from audit.parameters import UserError
 from audit.registry.importing import one_line
 from audit.registry.loaders import Inferred, Loader
-from audit.registry.loaders._shared import audited, differentiable, one_tensor, only_file
+from audit.registry.loaders._shared import as_fed, audited, differentiable, one_tensor, only_file
 from audit.registry.loaders.state_dict import input_dtype
 from audit.registry.loaders.torch_export import require_trusted
 
@@ -62,6 +62,6 @@ class Torchscript(Loader):
         dtype = input_dtype(module)
 
         def forward(x: Tensor) -> Tensor:
-            return one_tensor(module(x.to(dtype)), card.ref)
+            return one_tensor(module(as_fed(x, dtype, card.spec)), card.ref)
 
         return audited(card, self.capabilities(card.output), forward, micro_batch=self.micro_batch)

@@ -12,6 +12,7 @@ import torch
 from audit.model import AuditedModel, Capability, Field, InputSpec
 from audit.parameters import UserError
 from audit.registry.store import Registry
+from audit.text import encode
 
 PLANE = InputSpec(fields=(Field(name="a", kind="number"), Field(name="b", kind="number")))
 CLIENT = InputSpec(
@@ -121,3 +122,12 @@ def test_a_file_is_no_callable(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "f.txt").write_text("tree\n")
     with pytest.raises(UserError, match="loader 'python_callable' opens no file"):
         registry.add("f", tmp_path / "f.txt", loader="python_callable", spec=PLANE, output="value")
+
+
+def test_texts_come_as_a_list_of_strings(registry: Registry) -> None:
+    text = InputSpec(fields=(Field(name="said", kind="text", shape=(12,)),))
+    model = opened(registry, "shouting", classes=["calm", "loud"], output="probability", spec=text)
+    x = torch.from_numpy(encode(["HEY ÄÖ", "hey", ""], 12))
+    assert x.dtype == model.input_dtype
+    assert model.predict(x).tolist() == [1, 0, 0]
+    assert model.scores(x)[0].tolist() == [0.1, 0.9]

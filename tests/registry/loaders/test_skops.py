@@ -26,6 +26,7 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -33,10 +34,11 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEnc
 from sklearn.svm import SVC, SVR, LinearSVC, NuSVC, OneClassSVM
 from sklearn.tree import DecisionTreeClassifier
 
-from audit.model import AuditedModel, Capability
+from audit.model import AuditedModel, Capability, Field, InputSpec
 from audit.parameters import UserError
 from audit.registry.loaders._sklearn_contents import check_contents
 from audit.registry.store import Registry
+from audit.text import encode
 
 TREE = "sklearn.tree._tree.Tree"
 PREDICTOR = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
@@ -517,3 +519,15 @@ def test_a_truncated_file_is_one_line(cut: float, registry: Registry, tmp_path: 
 def test_what_is_no_model_is_refused(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds a dict, which has no predict\(\)"):
         opened(registry, saved({"a": 1}, tmp_path))
+
+
+def test_a_pipeline_of_texts_is_fed_texts(registry: Registry, tmp_path: Path) -> None:
+    texts = ["good soup", "good bread, good service", "awful soup", "awful, cold and late"]
+    pipeline = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, ["+", "+", "-", "-"])
+    spec = InputSpec(fields=(Field(name="said", kind="text", shape=(40,)),))
+    model = opened(registry, saved(pipeline, tmp_path), spec=spec)
+    assert model.classes == ("+", "-")
+    x = torch.from_numpy(encode(texts, 40))
+    np.testing.assert_array_equal(model.scores(x).numpy(), pipeline.predict_proba(texts))
+    with pytest.raises(UserError, match="say what it is fed"):
+        opened(registry, saved(pipeline, tmp_path))

@@ -15,6 +15,7 @@ from toys import digits, trained_cnn
 from audit.model import AuditedModel, Capability, Field, InputSpec
 from audit.parameters import UserError
 from audit.registry.store import Registry
+from audit.text import encode
 
 DIGITS = InputSpec(fields=(Field(name="image", kind="image", shape=(1, 8, 8), bounds=(0, 16), units="ink"),))
 FOUR = InputSpec(fields=(Field(name="x", kind="number", shape=(4,), bounds=(-2, 2)),))
@@ -458,3 +459,24 @@ def test_what_is_declared_is_what_opens(
     if model.output in ("margin", "value"):
         assert torch.equal(model.scores(x).reshape(-1), first)
     assert model.predict(x).shape == (2,)
+
+
+@pytest.mark.parametrize("kind", ["weights", "torchscript"])
+def test_a_text_comes_as_int64_code_points_and_has_no_gradient(kind: str, registry: Registry, tmp_path: Path) -> None:
+    from assay_zoo.models import CharacterBag
+
+    bag = CharacterBag().eval()
+    x = torch.from_numpy(encode(["ab", "über uns", ""], 9))
+    parameters: dict[str, Any] = {}
+    if kind == "weights":
+        path = tmp_path / "bag.safetensors"
+        safetensors.torch.save_file(bag.state_dict(), path)
+        parameters = {"factory": "assay_zoo.models:CharacterBag"}
+    else:
+        path = trusting(registry, traced(bag, x.long(), tmp_path / "bag.pt"))
+    text = InputSpec(fields=(Field(name="said", kind="text", shape=(9,)),))
+    registry.add("bag", path, parameters=parameters, spec=text, classes=2, output="logit")
+    model = registry.open("bag")
+    torch.testing.assert_close(model.scores(x), bag(x.long()).detach())
+    assert Capability.GRADIENTS not in model.capabilities | set(registry.get("bag").capabilities)
+    assert Capability.LOGITS in model.capabilities
