@@ -287,7 +287,8 @@ class Measurement(Record):
     threat_model: ThreatModel | None = None
     evidence: tuple[EvidenceRef, ...] = ()
     voids: dict[str, str] = Field(default_factory=dict)
-    """Metric → why its number means nothing. ``metric`` speaks of this entry, ``family.check:metric`` (or ``:*``) of all entries of a check."""
+    """Metric → why its number means nothing. ``metric`` speaks of this entry, ``family.check:metric`` (or ``:*``) of all entries of a
+    check on this model, of the same access and norm where both have a threat model."""
     cautions: tuple[str, ...] = ()
     """What a reader must know about the number that does not make it void."""
     unresolved: str | None = None

@@ -143,6 +143,12 @@ def _voids(recorded: Iterable[Recorded]) -> list[tuple[Recorded, str, str]]:
     ]
 
 
+def _same_adversary(record: Recorded, measurement: Measurement) -> bool:
+    """Whether what voids a number of another check speaks of its kind of adversary; a number without a threat model is any."""
+    theirs, mine = record.measurement and record.measurement.threat_model, measurement.threat_model
+    return not (theirs and mine) or (theirs.access == mine.access and theirs.norm in (None, mine.norm))
+
+
 class _Judged:
     """The findings of one step."""
 
@@ -263,6 +269,7 @@ class _Judged:
                     check == self.step.entry.check
                     and record.model == self.step.model
                     and metric in (measurement.metric, "*")
+                    and _same_adversary(record, measurement)
                 )
             scope = record.measurement.dims if record.measurement and not colon else {}
             if applies and all(measurement.dims.get(k, v) == v for k, v in scope.items() if k in measurement.dims):

@@ -69,7 +69,7 @@ class Controls:
             self.not_weaker(name, success, fooled, "the attacks")
             found |= success
         if white and self._varied:
-            self._full_range(white, rng)
+            self.full_range(white, rng)
         return found
 
     def flags(self, white: Mapping[str, Outcome], fooled: Tensor) -> None:
@@ -184,7 +184,7 @@ class Controls:
         else:
             self.cautions.append(f"{said}; the {only} count as not robust")
 
-    def _full_range(self, attacks: Sequence[Attack], rng: ExampleRng) -> None:
+    def full_range(self, attacks: Sequence[Attack], rng: ExampleRng) -> None:
         """The whole input range allowed: any row may become one of another class, so every row must fall.
 
         That exchange is the method compared with; by the same test as elsewhere, seven rows left are more than chance leaves.

@@ -106,6 +106,8 @@ class Evasion(Check):
             raise UserError("'eps' is missing: the largest perturbation, in the units of the input")
         if self.eps is not None and self.snr_db is not None:
             raise UserError("eps and snr_db bound the same thing: give one of them")
+        if self.snr_db is not None and self.norm == "l1":
+            raise UserError("snr_db bounds the perturbation's energy: use norm l2 or linf")
         require_norm(attacks, self.norm)
         return self
 
