@@ -112,7 +112,7 @@ class SmallCnn(nn.Module):
 @cache
 def trained_cnn(epochs: int = 8) -> SmallCnn:
     """A small net trained on the digits' members; about 97 % right on the test rows."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(0)
         model = SmallCnn()
         members = digits().train

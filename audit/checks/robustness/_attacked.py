@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -56,14 +56,23 @@ class Rows:
         """The same rows under a changed threat model."""
         return replace(self, threat=self.threat.model_copy(update=threat))
 
-    def alike(self) -> list[tuple[Tensor, Rows]]:
-        """Positions and rows that share one eps, a group each; a row that may not be changed at all is in none."""
+    def alike(self, chunk: int | None = None) -> Iterator[tuple[Tensor, Rows]]:
+        """Positions and rows that share one eps, at most `chunk` at a time (a micro-batch of the model).
+
+        A row that may not be changed at all is in none.
+        """
         import torch
 
+        everything = torch.arange(len(self), device=self.x.device)
         if self.eps is None:
-            return [(torch.arange(len(self), device=self.x.device), self)]
-        groups = [(eps, (self.eps == eps).nonzero().flatten()) for eps in sorted(set(self.eps.tolist())) if eps > 0]
-        return [(index, replace(self.take(index), eps=None).within(eps=eps)) for eps, index in groups]
+            groups = [(self, everything)]
+        else:
+            sizes = sorted(set(self.eps.tolist()))
+            same = replace(self, eps=None)
+            groups = [(same.within(eps=eps), (self.eps == eps).nonzero().flatten()) for eps in sizes if eps > 0]
+        for rows, positions in groups:
+            for index in positions.split(chunk or self.model.micro_batch) if len(positions) else ():  # type: ignore[no-untyped-call]
+                yield index, rows.take(index)
 
     def rng(self, purpose: str) -> ExampleRng:
         """One stream per row."""
@@ -76,7 +85,7 @@ class Rows:
         none = torch.zeros(len(self), dtype=torch.bool, device=self.x.device)
         whole = Confirmed(success=none, refused=none.clone(), size=none.double())
         for index, rows in self.alike():
-            moved = (candidates[index] != rows.x).flatten(1).any(dim=1) & ~_same_gaps(candidates[index], rows.x)
+            moved = ~_same(candidates[index], rows.x)
             if bool(moved.any()):
                 found = confirm(rows.model, rows.x[moved], rows.y[moved], candidates[index][moved], rows.threat, attack)
                 at = index[moved]
@@ -84,8 +93,8 @@ class Rows:
         return whole
 
 
-def _same_gaps(candidates: Tensor, x: Tensor) -> Tensor:
-    """Rows that are equal where NaN (a missing value) counts as equal to itself."""
+def _same(candidates: Tensor, x: Tensor) -> Tensor:
+    """Which rows are equal, a missing value (NaN) to itself."""
     same: Tensor = ((candidates == x) | (candidates.isnan() & x.isnan())).flatten(1).all(dim=1)
     return same
 
@@ -162,27 +171,23 @@ def run_attack(rows: Rows, name: str, attack: Attack, keep: int, progress: Calla
     stage = torch.full((n,), -1, dtype=torch.int64, device=device)
     followed = staged = False
     done = 0
-    for group, alike in rows.alike():
-        for index in torch.arange(len(alike), device=device).split(chunk):  # type: ignore[no-untyped-call]
-            if not len(index):
-                continue
-            part, at = alike.take(index), group[index]
-            found = attack.run(part.model, part.x, part.y, _told(part), part.rng(f"attack {name}"))
-            spent = found.queries * rows.draws
-            confirmed = part.confirm(found.x, attack)
-            late = spent > (part.threat.queries or torch.iinfo(torch.int64).max)
-            kept = replace(confirmed, success=confirmed.success & ~late)
-            store.add(part, found.x, kept, spent)
-            success[at], refused[at], overran[at] = kept.success, confirmed.refused, confirmed.success & late
-            size[at], queries[at] = confirmed.size, spent
-            if found.zero_gradients is not None:
-                followed = True
-                stuck[at] = 2 * found.zero_gradients > found.gradients
-            if found.stage is not None:
-                staged = True
-                stage[at] = found.stage
-            done += len(index)
-            progress(done)
+    for at, part in rows.alike(chunk):
+        found = attack.run(part.model, part.x, part.y, _told(part), part.rng(f"attack {name}"))
+        spent = found.queries * rows.draws
+        confirmed = part.confirm(found.x, attack)
+        late = spent > (part.threat.queries or torch.iinfo(torch.int64).max)
+        kept = replace(confirmed, success=confirmed.success & ~late)
+        store.add(part, found.x, kept, spent)
+        success[at], refused[at], overran[at] = kept.success, confirmed.refused, confirmed.success & late
+        size[at], queries[at] = confirmed.size, spent
+        if found.zero_gradients is not None:
+            followed = True
+            stuck[at] = 2 * found.zero_gradients > found.gradients
+        if found.stage is not None:
+            staged = True
+            stage[at] = found.stage
+        done += len(at)
+        progress(done)
     return Outcome(
         success=success,
         refused=refused,

@@ -223,8 +223,7 @@ def cheaply(rows: Rows, rng: ExampleRng, method: Callable[[Rows, ExampleRng], Te
         part = rows.take(index)
         for inside, alike in part.alike():
             at = index[inside]
-            if len(at):
-                success[at] = alike.confirm(method(alike, rng.take(at.cpu()))).success
+            success[at] = alike.confirm(method(alike, rng.take(at.cpu()))).success
         if not bool(success.any()):
             break
     return success
