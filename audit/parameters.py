@@ -23,6 +23,10 @@ class UserError(ValueError):
     """Something the user can mend. The message is one line: what was wrong, where, what to do."""
 
 
+class NotApplicable(UserError):
+    """The model or data is of a kind that this part cannot speak of, found only on looking inside: not applicable, no error."""
+
+
 def parse_real(value: Any) -> Any:
     """Turn ``"8/255"`` into a float; leave everything else to the validator that follows."""
     if isinstance(value, str) and (match := _FRACTION.match(value)):

@@ -12,7 +12,7 @@ from types import FrameType
 
 from audit.context import BudgetExceeded
 from audit.finding import Outcome
-from audit.parameters import UserError
+from audit.parameters import NotApplicable, UserError
 
 
 @contextmanager
@@ -49,6 +49,8 @@ def execute(work: Callable[[], None], timeout: float | None, log: Callable[[str]
         outcome = Outcome(
             status="error", message=f"the time budget of {timeout:g} s ran out; what was measured before is kept"
         )
+    except NotApplicable as error:
+        outcome = Outcome(status="not_applicable", message=_line(str(error)))
     except UserError as error:
         outcome = Outcome(status="error", message=_line(str(error)))
     except Exception as error:  # whatever a model, check or plug-in raises is this step's error, and the next step runs
