@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,7 +42,7 @@ def export(
     from audit.stored import find_run
 
     stored = find_run(run, home)
-    refs = {(f.step, ref.path): ref for f in stored.findings() for ref in f.evidence}
+    refs = {(f.step, ref.path): ref for f in stored.findings for ref in f.evidence}
     chosen = {key: ref for key, ref in refs.items() if kind in (ref.kind, "all")}
     if not chosen:
         kinds = ", ".join(sorted({ref.kind for ref in refs.values()})) or "none"
@@ -51,7 +51,7 @@ def export(
         evidence = stored.evidence(ref)
         target = out / safe_name(step) / f"{Path(path).name}.npz"
         target.parent.mkdir(parents=True, exist_ok=True)
-        columns = {name: evidence.column(name) for name in evidence.fields}
+        columns: dict[str, Any] = {name: evidence.column(name) for name in evidence.fields}
         meta = json.dumps(evidence.meta, sort_keys=True)
         np.savez_compressed(target, ids=np.array(evidence.ids), meta=np.array(meta), **columns)
         shapes = ", ".join(f"{name} {'×'.join(map(str, values.shape))}" for name, values in columns.items())
