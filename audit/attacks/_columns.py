@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -72,18 +73,19 @@ class Rules:
 
 @dataclass(frozen=True)
 class Columns:
-    """Rules fitted to the training rows of a table with F columns, A of whose units may be changed.
+    """Rules fitted to the training rows of a table: of its F columns that may change or that a relation names, and their A units.
 
     A unit is what is changed as one: a column, or the columns of a one-hot group.
 
     Args:
+        place: ``(F,)`` int64, where the columns stand in the model's input.
         names: ``F`` column names.
         unit: ``(F,)`` int64, which unit a column belongs to; -1 where none changes it.
         units: their names.
         group: ``(A,)`` bool: a one-hot group.
         coded: ``(F,)`` bool: category codes.
         whole: ``(F,)`` bool: whole numbers only.
-        low, high: ``(F,)`` float64 range of what a value may become.
+        low, high: ``(F,)`` float64 range of what a value may become; of a column that follows from others, the model's bounds.
         up, down: ``(F,)`` bool: may go this way.
         scale: ``(A,)`` float64: the change of a number that costs 1; of a category or a group, one over what any change of it costs.
         allowed: column → codes it may take, sorted.
@@ -94,6 +96,7 @@ class Columns:
     """
 
     rules: Rules
+    place: Tensor
     names: tuple[str, ...]
     unit: Tensor
     units: tuple[str, ...]
@@ -206,7 +209,7 @@ class Columns:
             may = may | torch.tensor([name == relation.derives for name in self.names], device=may.device)
         good = ~(differs & ~may).any(dim=-1) & ~(differs & (x.isnan() | ~rows.isfinite())).any(dim=-1)
         after, before = rows.double(), x.double().expand(rows.shape)
-        number = differs & (self.unit >= 0) & ~self.coded
+        number = differs & ~self.coded
         slack = _ROUNDING * torch.maximum(self.low.abs(), self.high.abs())
         under, over = torch.minimum(self.low, before) - slack, torch.maximum(self.high, before) + slack
         good &= ~(number & ((after < under) | (after > over))).any(dim=-1)
@@ -265,16 +268,23 @@ def fit_columns(rules: Rules, spec: InputSpec, seen: Tensor | None, device: Any 
     """
     import torch
 
-    names = tuple(f.name for f in spec.fields)
-    _check_names(rules, names)
+    _check_names(rules, [field.name for field in spec.fields])
     derived = [r for r in in_order(rules.relations) if r.derives not in rules.immutable]
-    unit, units, groups = _units(rules, names, {str(r.derives) for r in derived})
-    coded = torch.tensor([f.kind == "category" or f.name in rules.category for f in spec.fields])
-    columns = [_Column(rules, field, bool(coded[i]), seen, i) for i, field in enumerate(spec.fields)]
+    mutable = set(rules.mutable if rules.mutable is not None else (field.name for field in spec.fields))
+    mutable -= {*rules.immutable, *(str(relation.derives) for relation in derived)}
+    concerned = mutable.union(*(relation.names for relation in rules.relations))
+    place = [i for i, field in enumerate(spec.fields) if field.name in concerned]
+    seen = None if seen is None else seen[:, place]
+    fields = [spec.fields[i] for i in place]
+    names = tuple(field.name for field in fields)
+    unit, units, groups = _units(rules, names, mutable)
+    coded = torch.tensor([field.kind == "category" or field.name in rules.category for field in fields])
+    columns = [_Column(rules, field, bool(coded[i]), seen, i) for i, field in enumerate(fields)]
     moving = [i for i, a in enumerate(unit) if a >= 0]
     scale = torch.ones(len(units), dtype=torch.float64)
-    for i in reversed(moving):  # of a group, its first column's
+    for i in moving:
         columns[i].settle(rules, in_group=unit[i] in groups)
+    for i in reversed(moving):  # of a group, its first column's
         scale[unit[i]] = columns[i].scale
     joined = [[name in relation.names for name in names] for relation in rules.relations]
     freezes = [[name in _roots(relation, derived) for name in names] for relation in rules.relations]
@@ -286,6 +296,7 @@ def fit_columns(rules: Rules, spec: InputSpec, seen: Tensor | None, device: Any 
 
     return Columns(
         rules=rules,
+        place=told(place, torch.int64),
         names=names,
         unit=told(unit, torch.int64),
         units=tuple(units),
@@ -321,9 +332,8 @@ def _check_names(rules: Rules, names: Sequence[str]) -> None:
             )
 
 
-def _units(rules: Rules, names: Sequence[str], derived: set[str]) -> tuple[list[int], list[str], set[int]]:
+def _units(rules: Rules, names: Sequence[str], mutable: set[str]) -> tuple[list[int], list[str], set[int]]:
     """Which unit each column belongs to (-1: none), the units' names, and which of them are one-hot groups."""
-    mutable = set(rules.mutable if rules.mutable is not None else names) - set(rules.immutable) - derived
     unit, units, groups = [-1] * len(names), list[str](), set[int]()
     for group in rules.one_hot:
         inside = [name in mutable for name in group]
@@ -363,9 +373,17 @@ class _Column:
         known = self.seen is not None and len(self.seen) > 0
         whole = known and bool((self.seen == self.seen.round()).all()) if self.seen is not None else False
         self.whole = not coded and (field.name in rules.integer if rules.integer is not None else whole)
-        self.low = self.high = 0.0
+        self.low, self.high = field.bounds or (-math.inf, math.inf)
         self.scale = 1.0
         self.values: list[float] = []
+
+    def within(self, found: tuple[float, float]) -> None:
+        """Narrow the range down to what was found or declared."""
+        self.low, self.high = max(self.low, found[0]), min(self.high, found[1])
+        if self.low > self.high:
+            raise UserError(
+                f"column '{self.field.name}': range {found[0]:g}..{found[1]:g} lies outside the model's bounds {self.field.bounds}"
+            )
 
     def settle(self, rules: Rules, in_group: bool) -> None:
         """Range, scale, and values worth trying.
@@ -388,22 +406,25 @@ class _Column:
         elif seen is not None:
             last = len(seen) - 1
             inner = seen[round(rules.tail * last) : last - round(rules.tail * last) + 1]
-            self.low, self.high = rules.ranges.get(name, (float(inner[0]), float(inner[-1])))
+            self.within(rules.ranges.get(name, (float(inner[0]), float(inner[-1]))))
             inner = seen.clamp(self.low, self.high)
             self.values = _spread(inner, rules.values)
             quarter, three = (float(inner[round(share * last)]) for share in (0.25, 0.75))
             spread = (three - quarter) / 1.349 or float(inner.std(correction=0)) or self.high - self.low or 1.0
             self.scale = rules.scales.get(name, spread)
         elif name in rules.ranges:
-            self.low, self.high = rules.ranges[name]
+            self.within(rules.ranges[name])
             self.values = torch.linspace(self.low, self.high, rules.values, dtype=torch.float64).tolist()
             self.scale = rules.scales.get(name, (self.high - self.low) / 4 or 1.0)
         if not self.values:
             raise UserError(
                 f"column '{name}': no training rows show what it may become; give the data a split, or the column a range"
             )
-        if not self.coded:
-            self.values = sorted({self.low, *self.values, self.high})
+        if self.coded:
+            return
+        if self.whole and self.high - self.low < rules.values:
+            self.values = [float(v) for v in range(math.ceil(self.low), math.floor(self.high) + 1)]
+        self.values = sorted({self.low, *self.values, self.high})
 
 
 def _spread(ordered: Tensor, count: int) -> list[float]:

@@ -32,14 +32,15 @@ class Oracle:
     """The model, asked about candidates: rows are counted per example, and never more of them than the cap.
 
     Args:
+        x: ``(N, *)`` whole rows, of which the searches see the columns at `place` ``(F,)``.
         y: ``(N,)`` int64 labels that a candidate must not get.
         cap: most rows forward per example; None for no cap.
     """
 
-    def __init__(self, model: AuditedModel, y: Tensor, cap: int | None) -> None:
+    def __init__(self, model: AuditedModel, x: Tensor, place: Tensor, y: Tensor, cap: int | None) -> None:
         import torch
 
-        self.model, self.y, self.cap = model, y, cap
+        self.model, self.x, self.place, self.y, self.cap = model, x, place, y, cap
         self.queries, self.gradients, self.zeros = (torch.zeros_like(y) for _ in range(3))
 
     @property
@@ -66,18 +67,23 @@ class Oracle:
         wrong = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
         ahead = torch.full((len(rows),), -torch.inf, dtype=torch.float64, device=rows.device)
         if bool(paid.any()):
-            scores, label = self.model.scores(candidates[paid]), self.y[rows[paid]]
+            scores, label = self.model.scores(self.whole(candidates[paid], rows[paid])), self.y[rows[paid]]
             wrong[paid] = self.model.labels_of(scores) != label
             ahead[paid] = self._ahead(scores.double(), wrong[paid], label)
         return wrong, ahead
 
-    def gradient(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def whole(self, candidates: Tensor, rows: Tensor) -> Tensor:
+        """Candidates ``(T, F)`` with the columns that no search sees, ``(T, *)``."""
+        return self.x[rows].index_copy_(1, self.place, candidates)
+
+    def gradient(self, candidates: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """As `ask`, each example once: which are misclassified, and the margin's gradient ``(n, F)`` float64."""
-        logits, gradient = logits_and_gradient(self.model, x, lambda logits, at: margin(logits, self.y[rows[at]]))
+        whole = self.whole(candidates, rows)
+        logits, gradient = logits_and_gradient(self.model, whole, lambda logits, at: margin(logits, self.y[rows[at]]))
         self.queries[rows] += 1
         self.gradients[rows] += 1
         self.zeros[rows] += (gradient == 0).all(dim=1)
-        return logits.argmax(dim=1) != self.y[rows], gradient.double()
+        return logits.argmax(dim=1) != self.y[rows], gradient[:, self.place].double()
 
     def _paid(self, rows: Tensor) -> Tensor:
         """The first of each example's candidates, as many as its cap leaves."""
@@ -499,10 +505,10 @@ def _pull_in(oracle: Oracle, columns: Columns, x: Tensor, rows: Tensor, here: Te
         active = active[better]
 
 
-def smallest(columns: Columns, x: Tensor, finds: Finds, answer: Tensor) -> None:
-    """Write each example's find with the fewest units changed, the cheapest of those, into `answer` ``(N, F)``."""
+def smallest(columns: Columns, x: Tensor, finds: Finds) -> Finds:
+    """Of each example's finds the one with the fewest units changed, the cheapest of those."""
     if not len(finds.row):
-        return
+        return finds
     clean = x[finds.row]
     count = columns.changes(clean, finds.x).sum(dim=1)
     cost = columns.costs(clean, finds.x).sum(dim=1)
@@ -510,7 +516,7 @@ def smallest(columns: Columns, x: Tensor, finds: Finds, answer: Tensor) -> None:
         order = key.argsort(stable=True)
         finds, count, cost = Finds(finds.row[order], finds.x[order]), count[order], cost[order]
     first = finds.row.diff(prepend=finds.row[:1] - 1) != 0
-    answer[finds.row[first]] = finds.x[first]
+    return Finds(finds.row[first], finds.x[first])
 
 
 def sees_gradients(model: AuditedModel) -> bool:

@@ -114,7 +114,8 @@ class Tabular(Attack):
     search: Search = "auto"
     """``white_box`` follows the gradient as well, ``black_box`` asks for answers alone; ``auto``: white box where there is a gradient."""
     values: int = Field(16, ge=2)
-    """Values of each column that are tried: training values, spread as the rows are and as the different values are."""
+    """Values of each column that are tried: training values, spread as the rows are and as the different values are; of a column of
+    whole numbers all in its range, if they are no more."""
     beam: int = Field(4, ge=1)
     """Sets of columns that are followed at once."""
     steps: int = Field(20, ge=1)
@@ -183,7 +184,11 @@ class Tabular(Attack):
 
     def permits(self, model: AuditedModel, x: Tensor, candidates: Tensor) -> Tensor:
         """See `Attack.permits`."""
-        return self._fitted().permits(x, candidates)
+        columns = self._fitted()
+        left_out = candidates.clone()
+        left_out[:, columns.place] = x[:, columns.place]
+        untouched = ((left_out == x) | (left_out.isnan() & x.isnan())).all(dim=1)
+        return untouched & columns.permits(x[:, columns.place], candidates[:, columns.place])
 
     def run(self, model: AuditedModel, x: Tensor, y: Tensor, threat: ThreatModel, rng: ExampleRng) -> Candidates:
         """See `Attack.run`.
@@ -195,8 +200,9 @@ class Tabular(Attack):
         import torch
 
         columns, white = self._fitted(), self.search == "white_box"
-        x, y = x.detach(), y.to(x.device)
-        oracle = Oracle(model, y, threat.queries)
+        found, y = x.detach().clone(), y.to(x.device)
+        oracle = Oracle(model, x.detach(), columns.place, y, threat.queries)
+        x = found[:, columns.place]
         rows = self._attacked(model, y).nonzero().flatten()
         pool: list[Finds] = []
 
@@ -212,8 +218,8 @@ class Tabular(Attack):
                 rest = left()
                 pool.append(at_random(oracle, columns, x, rest, self.draws, rng.take(rest.cpu())))
             finds = shrink(oracle, columns, x, Finds.join(pool, x))
-        found = x.clone()
-        smallest(columns, x, finds, found)
+        finds = smallest(columns, x, finds)
+        found[finds.row] = oracle.whole(finds.x, finds.row)
         return Candidates(found, oracle.queries, oracle.gradients, oracle.zeros if white else None)
 
     def _attacked(self, model: AuditedModel, y: Tensor) -> Tensor:
