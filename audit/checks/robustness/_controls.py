@@ -16,6 +16,7 @@ from audit.attacks import Attack, build
 from audit.attacks.pgd import Pgd
 from audit.checks.robustness._attacked import Outcome, Rows
 from audit.checks.robustness._averaged import Averaged
+from audit.names import available
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -150,9 +151,9 @@ class Controls:
                     late.append(attack)
                 continue
             for number, stage in enumerate(stages):
-                part = build(stage)[1]
+                part = _black_box_stage(stage)
                 of_stage = outcome.success & (outcome.stage == number)
-                if part.access == "white_box":
+                if part is None:
                     any_white, white = True, white | of_stage
                 else:
                     black = black | of_stage
@@ -205,6 +206,12 @@ class Controls:
                 f"full range: with eps = {whole:g}, where any input may become any other, the attacks left {len(left)} of {n} "
                 "rows: they do not find what there is to find"
             )
+
+
+def _black_box_stage(stage: str) -> Attack | None:
+    """The attack that a stage of an ensemble runs, where it sees answers only."""
+    attack = build(stage)[1] if stage in available("attacks") else None
+    return None if attack is None or attack.access == "white_box" else attack
 
 
 def _rejects(only: int, other: int) -> bool:

@@ -64,6 +64,7 @@ class InStages(Attack):
     norms: ClassVar[frozenset[str]] = frozenset({"linf"})
     needs: ClassVar[frozenset[Capability]] = frozenset()
     second: int
+    first: int = 3
 
     def stages(self, classes: int) -> tuple[str, ...]:
         return ("pgd", "art.square_attack")
@@ -72,7 +73,7 @@ class InStages(Attack):
         far = (y[:, None, None, None] == 0).to(x) * 16 - x  # never asked about: `moved` decides
         moved, stage = x.clone(), torch.full((len(x),), -1)
         number = torch.arange(len(x))
-        for i, rows in enumerate((number < 3, (number >= 3) & (number < 3 + self.second))):
+        for i, rows in enumerate((number < self.first, (number >= self.first) & (number < self.first + self.second))):
             moved[rows] = x[rows] + far[rows]
             stage[rows] = i
         one = torch.ones(len(x), dtype=torch.int64)
@@ -87,7 +88,7 @@ def test_stages_are_told_cumulatively_and_black_box_luck_is_weighed(
     for second, void in ((2, False), (20, True)):
         plant = InStages(second=second)
         monkeypatch.setattr(_attack_list, "build", lambda spec, plant=plant: ("ensemble", plant))
-        monkeypatch.setattr(_controls, "build", lambda stage: (stage, _Access(stage)))
+        monkeypatch.setattr(_controls, "_black_box_stage", _black_box_stage)
         found = measured(Evasion(eps=16), honest, some_digits(60), tmp_path)
         after = [count(found[f"robust_accuracy[after={s},attack=ensemble]"]) for s in ("pgd", "art.square_attack")]
         clean = count(found["clean_accuracy"])
@@ -98,14 +99,9 @@ def test_stages_are_told_cumulatively_and_black_box_luck_is_weighed(
         assert ("black-box attacks fooled" in said) == void
 
 
-class _Access:
-    """Stands for a stage where only its access is asked for; run again, it finds nothing."""
-
-    def __init__(self, stage: str) -> None:
-        self.access = "white_box" if stage == "pgd" else "black_box_scores"
-
-    def run(self, model: AuditedModel, x: Tensor, y: Tensor, threat: ThreatModel, rng: ExampleRng) -> Candidates:
-        return Candidates(x, y, y)
+def _black_box_stage(stage: str) -> Attack | None:
+    """The second stage; run again, it finds nothing."""
+    return None if stage == "pgd" else InStages(second=0, first=0)
 
 
 # --- the cap on queries ------------------------------------------------------------------------------------------
