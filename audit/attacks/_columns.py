@@ -401,7 +401,7 @@ class _Column:
             self.low, self.high, self.values = 0.0, 1.0, [0.0, 1.0]
             return
         if self.coded:
-            known = range(len(self.field.categories)) if seen is None else seen.unique().tolist()
+            known = range(len(self.field.categories)) if seen is None else seen.unique().tolist()  # type: ignore[no-untyped-call]
             self.values = [float(code) for code in known]
         elif seen is not None:
             last = len(seen) - 1
@@ -431,7 +431,7 @@ def _spread(ordered: Tensor, count: int) -> list[float]:
     """About `count` of the values that occur: half as the rows are spread, half as the different values are."""
     import torch
 
-    distinct = ordered.unique()
+    distinct = ordered.unique()  # type: ignore[no-untyped-call]
     if len(distinct) <= count:
         return [float(v) for v in distinct.tolist()]
     half = count // 2
@@ -439,7 +439,7 @@ def _spread(ordered: Tensor, count: int) -> list[float]:
     def evenly(values: Tensor) -> Tensor:
         return values[torch.linspace(0, len(values) - 1, half).round().long()]
 
-    return [float(v) for v in torch.cat([evenly(ordered), evenly(distinct)]).unique().tolist()]
+    return sorted({*evenly(ordered).tolist(), *evenly(distinct).tolist()})
 
 
 def _moves(
@@ -467,7 +467,9 @@ def _moves(
     for number, link in enumerate(linked):
         touched = {unit[i] for i, inside in enumerate(link) if inside and unit[i] >= 0}
         own = [i for i, a in enumerate(unit) if a in touched]
-        whole = seen[seen[:, own].isfinite().all(dim=1)] if seen is not None and len(touched) > 1 else ()
+        if seen is None or len(touched) < 2:
+            continue
+        whole = seen[seen[:, own].isfinite().all(dim=1)]
         if len(whole):
             whole = whole[whole[:, own[0]].argsort(stable=True)]
             donors = whole[torch.linspace(0, len(whole) - 1, rules.values).round().long()]

@@ -58,18 +58,18 @@ class Relation:
         import torch
 
         like = column(min(self.names))
-        left, right = (torch.as_tensor(_value(side, column), dtype=like.dtype) for side in (self.left, self.right))
-        left, right = torch.broadcast_tensors(left.to(like.device), right.to(like.device))
+        left, right = (torch.as_tensor(_value(side, column)).to(like) for side in (self.left, self.right))
         slack = tolerance * torch.maximum(left.abs(), right.abs())
-        finite = left.isfinite() & right.isfinite()
+        kept: Tensor
         if self.comparison is ast.Eq:
-            return finite & ((left - right).abs() <= slack)
-        if self.comparison is ast.LtE:
-            return finite & (left <= right + slack)
-        if self.comparison is ast.GtE:
-            return finite & (left >= right - slack)
-        kept: Tensor = finite & _COMPARISONS[self.comparison](left, right)
-        return kept
+            kept = (left - right).abs() <= slack
+        elif self.comparison is ast.LtE:
+            kept = left <= right + slack
+        elif self.comparison is ast.GtE:
+            kept = left >= right - slack
+        else:
+            kept = _COMPARISONS[self.comparison](left, right)
+        return kept & left.isfinite() & right.isfinite()
 
     def derived(self, column: Callable[[str], Tensor]) -> Tensor:
         """What `derives` must be, ``(...)`` float64."""

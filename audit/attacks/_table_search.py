@@ -378,7 +378,8 @@ def at_random(oracle: Oracle, columns: Columns, x: Tensor, rows: Tensor, draws: 
     ))  # fmt: skip
     if columns.rules.max_changed is not None:
         share = share.clamp_max(columns.rules.max_changed / units)
-    for part in torch.arange(len(rows), device=x.device).split(max(1, _ELEMENTS // max(1, draws * f))):
+    largest = max(1, _ELEMENTS // max(1, draws * f))
+    for part in torch.arange(len(rows), device=x.device).split(largest):  # type: ignore[no-untyped-call]
         clean = x[rows[part]][:, None]
         tried = clean.double().expand(-1, draws, -1).clone()
         for a, moves in enumerate(choices):
