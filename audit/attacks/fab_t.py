@@ -117,8 +117,10 @@ class FabT(Attack):
             wrong = nearest.weigh(search.example, logits, search.x)
             # Without a gradient a point that is right stays where it is for ever.
             keep = ~nearest.fooled[search.example] & (wrong | ~flat)
-            search, lead, gradient, wrong = search.take(keep), lead[keep], gradient[keep], wrong[keep]
-            search = replace(search, x=self._step(nearest, search, lead, gradient, wrong))
+            search = search.take(keep)
+            if not len(search.example):
+                return
+            search = replace(search, x=self._step(nearest, search, lead[keep], gradient[keep], wrong[keep]))
         search = search.take(nearest.affordable(search.example))
         if len(search.example):
             nearest.asked(search.example)

@@ -106,7 +106,10 @@ class Fmn(Attack):
                     search = replace(search, unit=search.unit.where(search.unit.isfinite(), first))
                 # Without a gradient a point that is right stays where it is for ever.
                 keep = ~nearest.fooled[search.example] & (wrong | ~flat)
-                search = self._step(nearest, search.take(keep), step, lead[keep], gradient[keep], wrong[keep])
+                search = search.take(keep)
+                if not len(search):
+                    break
+                search = self._step(nearest, search, step, lead[keep], gradient[keep], wrong[keep])
             else:
                 search = search.take(nearest.affordable(search.example))
                 nearest.asked(search.example)
