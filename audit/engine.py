@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from audit import __version__
 from audit.bridges.global_generators import seeded
 from audit.context import Context
+from audit.contradictions import contradictions
 from audit.executors.local import execute
 from audit.finding import Measurement, Metric, Outcome, Severity, part_name
 from audit.judge import Compare, judge, verdict
@@ -205,7 +206,13 @@ class _Session:
                 timings["steps"][step.name] = round(seconds, 3)
                 self.observer.step_ended(step, outcome, seconds)
             stored = Run(path)
-            findings = judge(self.plan, stored.recorded, today=today(), compare=self._baseline(stored))
+            findings = judge(
+                self.plan,
+                stored.recorded,
+                today=today(),
+                compare=self._baseline(stored),
+                contradictions=contradictions(stored),
+            )
             result = verdict(findings, fail_on)
             timings["total"] = round(time.monotonic() - begun, 3)
             writer.describe(models={ref: self._describe_model(ref, cards[ref]) for ref in refs})

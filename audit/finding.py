@@ -245,6 +245,9 @@ class Metric(Record):
     varies: Literal["examples", "seeds", "models", "nothing"] = "examples"
     """What the interval is over."""
     unit: str = ""
+    floor_of: str = ""
+    """Name of a metric, of whatever check, that this one bounds from below on every row: 1 in the outcomes here and 0 there, for a
+    perturbation that both speak of, is a contradiction, and both numbers are void."""
 
 
 # --- what a check yields -----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from audit.contradictions import Contradiction
 from audit.finding import (
     LEVEL,
     Bound,
@@ -110,7 +111,12 @@ class _Draft:
 
 
 def judge(
-    plan: Plan, recorded: Sequence[Recorded], *, today: datetime.date, compare: Compare | None = None
+    plan: Plan,
+    recorded: Sequence[Recorded],
+    *,
+    today: datetime.date,
+    compare: Compare | None = None,
+    contradictions: Sequence[Contradiction] = (),
 ) -> list[Finding]:
     """Turn everything that was measured into findings.
 
@@ -119,11 +125,12 @@ def judge(
         recorded: lines of a run's ``measurements.jsonl``; a step without an outcome counts as unfinished.
         today: for waivers that expire.
         compare: pairs a measurement with the baseline run, for gates that name it.
+        contradictions: numbers that the run itself refutes; they are void.
     """
     by_step: dict[str, list[Recorded]] = {}
     for record in recorded:
         by_step.setdefault(record.step, []).append(record)
-    voids = _voids(recorded)
+    voids = [*_voids(recorded), *contradictions]
     drafts = [
         draft
         for step in plan.steps

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from audit.contradictions import contradictions
 from audit.finding import Finding, Severity, part_name
 from audit.judge import Compare, Verdict, judge, verdict
 from audit.pairing import PairedDifference, paired_difference
@@ -136,7 +137,7 @@ def rejudge(
         )
     named = plan.scenario.baseline
     compare = comparison(stored, find_run(named, home)) if named else None
-    findings = judge(plan, stored.recorded, today=today(), compare=compare)
+    findings = judge(plan, stored.recorded, today=today(), compare=compare, contradictions=contradictions(stored))
     result = verdict(findings, fail_on)
     if write and stored.state != "running":
         rewrite_findings(stored.path, findings, conclusion(result, fail_on))
