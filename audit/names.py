@@ -40,6 +40,17 @@ def _installed(group: str) -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=f"audit.{group}")}
 
 
+def offered(group: str) -> list[str]:
+    """Names that installed packages offer as entry points of ``audit.GROUP``, sorted."""
+    return sorted(_installed(group))
+
+
+def installed(group: str, name: str) -> Any:
+    """What an installed package offers under an entry point of ``audit.GROUP``; None where none does."""
+    entry = _installed(group).get(name)
+    return None if entry is None else entry.load()
+
+
 def _folder(group: str) -> Path:
     return Path(__file__).parent.joinpath(*_ROOTS[group][0].split("."))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from audit.names import installed, offered
 from audit.parameters import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +54,44 @@ def _without(logits: Tensor, y: Tensor) -> Tensor:
     return logits.detach().scatter(1, y[:, None], -float("inf"))
 
 
-LOSSES = {"ce": cross_entropy, "margin": margin}
+Slope = Callable[["Tensor", "Tensor"], "Tensor"]
+"""Logits ``(N, C)`` and labels ``(N,)`` → a loss's derivative by the logits ``(N, C)``, up to a positive factor per row."""
+LOSSES: dict[str, Slope] = {"ce": cross_entropy, "margin": margin}
+
+
+def require_loss(name: str) -> str:
+    """The name, where a loss answers to it: ``ce``, ``margin``, or an installed package's entry point of ``audit.losses``.
+
+    Raises:
+        UserError: none does.
+    """
+    known = sorted([*LOSSES, *offered("losses")])
+    if name not in known:
+        raise UserError(
+            f"there is no loss '{name}'; known: {', '.join(known)}; a package may offer more as entry points of audit.losses"
+        )
+    return name
+
+
+def slope_of(loss: str) -> Slope:
+    """A loss by name.
+
+    An entry point is a function of logits ``(N, C)`` and labels ``(N,)`` that gives one number per row, ``(N,)``, larger the nearer
+    the row is to what the attacker wants; differentiated here.
+    """
+    if loss in LOSSES:
+        return LOSSES[loss]
+    value = installed("losses", require_loss(loss))
+
+    def slope(logits: Tensor, y: Tensor) -> Tensor:
+        import torch
+
+        with torch.enable_grad():
+            at = logits.detach().requires_grad_()
+            (found,) = torch.autograd.grad(value(at, y).sum(), at)
+        return found
+
+    return slope
 
 
 def logits_and_gradient(
@@ -91,7 +129,8 @@ def logits_and_gradient(
 
 def label_and_gradient(model: AuditedModel, x: Tensor, y: Tensor, loss: str) -> tuple[Tensor, Tensor]:
     """Which rows are misclassified ``(N,)`` and the loss gradient ``(N, *shape)`` up to a positive factor per row."""
-    logits, gradient = logits_and_gradient(model, x, lambda logits, at: LOSSES[loss](logits, y[at]))
+    slope = slope_of(loss)
+    logits, gradient = logits_and_gradient(model, x, lambda logits, at: slope(logits, y[at]))
     return logits.argmax(dim=1) != y, gradient
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from audit.attacks import Attack, Candidates
 from audit.attacks._ball import Ball
-from audit.attacks._gradients import frozen_parameters, label_and_gradient, require_ball
+from audit.attacks._gradients import frozen_parameters, label_and_gradient, require_ball, require_loss
 from audit.attacks._tally import Tally
 from audit.finding import Access, ThreatModel
 from audit.model import Capability
@@ -76,9 +76,14 @@ class Pgd(Attack):
     """Runs from different starting points; a later one takes on only what is still classified correctly."""
     random_start: bool = True
     """Start at a random point of the eps ball instead of at the input."""
-    loss: Literal["ce", "margin"] = "ce"
+    loss: str = "ce"
     """``ce``: cross-entropy, its direction computed so that confident logits do not make it vanish; ``margin``: best other logit
-    minus the label's."""
+    minus the label's; or a loss of your own, by the name of its entry point in ``audit.losses``."""
+
+    @field_validator("loss")
+    @classmethod
+    def _known(cls, loss: str) -> str:
+        return require_loss(loss)
 
     @model_validator(mode="after")
     def _restarts_differ(self) -> Pgd:

@@ -195,6 +195,26 @@ def test_a_signal_to_noise_ratio_is_for_series(tmp_path: Path) -> None:
         Evasion(snr_db=20, norm="l1")
 
 
+# --- a loss of one's own -----------------------------------------------------------------------------------------
+
+
+def test_a_loss_by_entry_point_is_what_the_attack_climbs(tmp_path: Path) -> None:
+    from audit.run_folder import Run
+
+    def predictions(loss: str) -> list[int]:
+        folder = tmp_path / loss
+        folder.mkdir()
+        found = measured(Evasion(eps=4, attacks=[{"pgd": {"loss": loss}}]), digit_model(), some_digits(), folder)
+        (ref,) = [ref for ref in found["robust_accuracy"].evidence if ref.kind == "adversarial"]
+        (run,) = folder.iterdir()
+        return [int(p) for p in Run(run).evidence(ref).column("adversarial_prediction")]
+
+    own, usual = predictions("assay_toy.towards_zero"), predictions("ce")
+    assert np.mean(np.array(own) == 0) > 0.6 > 0.3 > np.mean(np.array(usual) == 0)
+    with pytest.raises(ValidationError, match=r"no loss 'hinge'; known: assay_toy.towards_zero, ce, margin"):
+        Evasion(eps=4, attacks=[{"pgd": {"loss": "hinge"}}])
+
+
 # --- constraints instead of a norm -------------------------------------------------------------------------------
 
 
