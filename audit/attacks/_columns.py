@@ -67,7 +67,8 @@ class Rules:
         if self.max_changed is not None:
             said.append(f"at most {self.max_changed} columns")
         if self.max_cost is not None:
-            said.append(f"cost at most {self.max_cost:g}")
+            prices = ", ".join(f"{scale:g} of {name}" for name, scale in self.scales.items())
+            said.append(f"cost at most {self.max_cost:g}" + (f", where 1 buys {prices}" if prices else ""))
         return "; ".join(said)
 
 
