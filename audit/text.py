@@ -7,7 +7,9 @@ form. A row's length leaves room for edits that lengthen the text.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from audit.parameters import UserError
@@ -30,8 +32,6 @@ CONFUSABLES = (
 
 Source: Unicode Technical Standard 39, ``confusables.txt``.
 """
-
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
 def _neighbours() -> dict[str, str]:
@@ -117,8 +117,14 @@ def wellformed(codes: NDArray[Any]) -> NDArray[Any]:
 
 
 def words(text: str) -> list[tuple[int, int]]:
-    """Start and end of every word: letters and digits of any script, apostrophes inside included."""
-    return [match.span() for match in _WORD.finditer(text)]
+    """Start and end of every word: letters and digits of any script with their accents, apostrophes inside included."""
+    return [match.span() for match in _word().finditer(text)]
+
+
+@cache
+def _word() -> re.Pattern[str]:
+    marks = "".join(c for c in map(chr, range(0x10000)) if unicodedata.category(c).startswith("M"))
+    return re.compile(rf"[^\W_](?:[^\W_]|[{marks}]|['’](?=[^\W_]))*")
 
 
 def skeleton(text: str) -> str:
@@ -133,6 +139,7 @@ INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 """Characters that take no room on a screen."""
 
 
+@lru_cache(maxsize=1 << 16)
 def levenshtein(a: str, b: str) -> int:
     """Insertions, deletions and replacements of single characters that turn `a` into `b`.
 
