@@ -21,6 +21,7 @@ HEADINGS: dict[GapKind, str] = {
     "blind_spot": "What the checks that ran cannot see",
 }
 _EVASION = ("untargeted", "targeted")
+_CORRUPTIONS = "robustness.corruptions"
 
 
 class Gap(Record):
@@ -44,7 +45,7 @@ def gaps(
         *(Gap(kind="unfinished", subject=step, text="") for step in unfinished),
         *_not_applicable(findings),
         *_other_checks(manifest, ran),
-        *_adversaries([f for f in findings if f.threat_model and f.status not in (Status.ERROR, Status.VOID)]),
+        *_adversaries([f for f in findings if f.threat_model and f.status not in (Status.ERROR, Status.VOID)], ran),
         *_data(manifest),
         *_ungated(findings),
         *_blind_spots(ran),
@@ -78,7 +79,7 @@ def _other_checks(manifest: Mapping[str, Any], ran: Sequence[str]) -> Iterator[G
         yield Gap(kind="check", subject=name, text=f"{told.summary}{note}".strip())
 
 
-def _adversaries(findings: Sequence[Finding]) -> Iterator[Gap]:
+def _adversaries(findings: Sequence[Finding], ran: Sequence[str]) -> Iterator[Gap]:
     threats = [f.threat_model for f in findings if f.threat_model]
     evasion = [t for t in threats if t.goal in _EVASION]
     if not evasion:
@@ -88,7 +89,7 @@ def _adversaries(findings: Sequence[Finding]) -> Iterator[Gap]:
             text="None were tried: nothing is known about how it breaks.",
         )
     else:
-        yield from _evasion(evasion)
+        yield from _evasion(evasion, ran)
     if not any(t.goal == "membership" for t in threats):
         yield Gap(
             kind="adversary",
@@ -97,7 +98,7 @@ def _adversaries(findings: Sequence[Finding]) -> Iterator[Gap]:
         )
 
 
-def _evasion(threats: Sequence[ThreatModel]) -> Iterator[Gap]:
+def _evasion(threats: Sequence[ThreatModel], ran: Sequence[str]) -> Iterator[Gap]:
     largest: dict[str, tuple[float, str]] = {}
     for threat in threats:
         if threat.norm is not None and threat.eps is not None:
@@ -110,11 +111,8 @@ def _evasion(threats: Sequence[ThreatModel]) -> Iterator[Gap]:
             yield Gap(
                 kind="adversary", subject=f"changes bounded in {' or '.join(absent)}", text=f"Only {tried} was tried."
             )
-        yield Gap(
-            kind="adversary",
-            subject="larger or other changes",
-            text=f"Beyond {tried}: rotation, blur, occlusion, weather, patches.",
-        )
+        other = "occlusion, patches" if _CORRUPTIONS in ran else "rotation, blur, occlusion, weather, patches"
+        yield Gap(kind="adversary", subject="larger or other changes", text=f"Beyond {tried}: {other}.")
     access = {threat.access for threat in threats}
     if absent := [ACCESS[name] for name in ("white_box", "black_box_scores", "black_box_labels") if name not in access]:
         yield Gap(
