@@ -36,8 +36,8 @@ _FIRST, _SHORTER, _SHORTEST = 0.22, 0.03, 0.06
 _L1_STAGES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
 """l1: radius as a multiple of eps, and share of the steps. Each stage starts at the best point of the last, projected."""
 _L1_WINDOW = 0.04
-_L1_DENSITY = 1 / 1.5
-"""l1: elements in a step as a share of those that the best point changes."""
+_L1_DENSITY = (2, 3)
+"""l1: elements in a step as a share of those that the best point changes; rounded down, or two would never become one."""
 _L1_SPARSER = 0.95
 """l1: a best point that changes fewer elements than this share of what it did at the last checkpoint starts over with long steps."""
 _L1_SHORTER, _L1_SHORTEST = 1.5, 10.0
@@ -351,7 +351,7 @@ class _Ascent:
             rows = replace(rows, step=shorter.masked_fill(wide, self._longest), changed=now.where(due, rows.changed))
         radius = rows.ball.eps * _per_row(self.plan.radius[rows.time], x)
         ball = replace(rows.ball, eps=radius)
-        count = (rows.changed * _L1_DENSITY).ceil().long()
+        count = rows.changed * _L1_DENSITY[0] // _L1_DENSITY[1]
         begins = self.plan.begins[rows.time]
         wide = _per_row(begins, x)
         new = rows.best.where(wide, ball.ascend_sparsely(x, gradient, rows.step * radius, count))
