@@ -13,6 +13,7 @@ from audit.parameters import UserError
 from audit.report import _charts, _samples
 from audit.report._images import Picture, planes, scale_bar
 from audit.report._samples import Budget, Sample
+from audit.report._table_changes import HEADER, TableChanges, columns_of
 from audit.report._view import RunView
 from audit.report._words import clean, mapping, plain_value
 from audit.run_folder import Evidence
@@ -147,9 +148,20 @@ def _adversarial(block: Block, evidence: Evidence, view: RunView, budget: Budget
     units = f" {meta['units']}" if meta.get("units") else ""
     eps = f"{show(float(meta['eps']))}{units}" if isinstance(meta.get("eps"), (int, float)) else None
     block.facts += _facts({"norm": meta.get("norm"), "eps": eps})
-    block.samples, block.shown = _samples.adversarial(evidence, _bounds(view, evidence, block.step), budget)
+    table = _table_changes(block, evidence, view) if meta.get("input_kind") == "table" else None
+    block.samples, block.shown = _samples.adversarial(evidence, _bounds(view, evidence, block.step), budget, table)
     if str(meta.get("input_kind", "")) == "image" and not _colour(evidence):
         block.legend = _legend("made darker", "made brighter")
+
+
+def _table_changes(block: Block, evidence: Evidence, view: RunView) -> TableChanges:
+    """Changed cells by the columns of the audited model; a summary of them becomes the block's table."""
+    models = sorted({record.model for record in view.recorded if record.step == block.step})
+    fields = columns_of(view.models.get(models[0], {})) if len(models) == 1 else []
+    changes = TableChanges(evidence, fields)
+    rows = changes.summary()
+    block.table = Table(HEADER, rows[:MAX_TABLE], _left_out(len(rows), MAX_TABLE, "columns"))
+    return changes
 
 
 def _legend(low: str, high: str) -> tuple[str, Picture, str]:
@@ -239,8 +251,8 @@ def _table(evidence: Evidence) -> Table:
     return Table(("row", *(clean(name).replace("_", " ") for name in names)), rows, note)
 
 
-def _left_out(total: int, cap: int) -> str:
-    return f"{cap} of {total:,} rows are shown; the evidence folder holds all." if total > cap else ""
+def _left_out(total: int, cap: int, what: str = "rows") -> str:
+    return f"{cap} of {total:,} {what} are shown; the evidence folder holds all." if total > cap else ""
 
 
 def _cell(value: Any) -> str:

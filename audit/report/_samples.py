@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from audit.numbers import show
 from audit.report._images import MAX_SIDE, Picture, magnified_change, photograph, signed_map
+from audit.report._table_changes import Change, TableChanges
 from audit.report._words import clean
 from audit.run_folder import Evidence
 
@@ -78,14 +79,16 @@ def attributions(evidence: Evidence, bounds: tuple[float, float] | None, budget:
     return _take(evidence, order, budget, reader.attribution, rule)
 
 
-def adversarial(evidence: Evidence, bounds: tuple[float, float] | None, budget: Budget) -> tuple[list[Sample], str]:
+def adversarial(
+    evidence: Evidence, bounds: tuple[float, float] | None, budget: Budget, table: TableChanges | None = None
+) -> tuple[list[Sample], str]:
     """Samples of an ``adversarial`` series, the ones that fool the model first, and a line on how many are shown."""
     import numpy as np
 
     right = _right(evidence, "adversarial_prediction")
     fooled = [] if right is None else np.flatnonzero(~right).tolist()
     order = fooled + ([] if right is None else np.flatnonzero(right).tolist())
-    reader = _Reader(evidence, bounds, right)
+    reader = _Reader(evidence, bounds, right, table)
     samples, shown = _take(
         evidence, order or range(len(evidence)), budget, reader.attacked, "those that fool the model first"
     )
@@ -124,8 +127,14 @@ def _take(
 class _Reader:
     """Turns rows of one series into samples."""
 
-    def __init__(self, evidence: Evidence, bounds: tuple[float, float] | None, right: NDArray[np.bool_] | None) -> None:
-        self.evidence, self.bounds, self.right = evidence, bounds, right
+    def __init__(
+        self,
+        evidence: Evidence,
+        bounds: tuple[float, float] | None,
+        right: NDArray[np.bool_] | None,
+        table: TableChanges | None = None,
+    ) -> None:
+        self.evidence, self.bounds, self.right, self.table = evidence, bounds, right, table
         meta = evidence.meta
         self.image = meta.get("input_kind") == "image"
         self.classes = meta["classes"] if isinstance(meta.get("classes"), list) else []
@@ -164,11 +173,16 @@ class _Reader:
                 change,
                 photograph(row["adversarial"], bounds, f"Adversarial, predicted as {after}.", f"attacked: {after}"),
             ]
+        elif self.table is not None:
+            changes = self.table.of(position)
+            sample.bars = [_change_bar(change) for change in changes[:MAX_FEATURES]]
+            sample.bars_header = ("column", "before → after", "change")
+            sample.lines.append(f"{len(changes)} column{'s' if len(changes) > 1 else ''} changed")
         else:
             sample.bars = self._bars(row["x"], row["adversarial"] - row["x"], row["adversarial"])
             sample.bars_header = ("feature", "before → after", "change")
         size, norm = row.get("size"), self.evidence.meta.get("norm")
-        if size is not None:
+        if size is not None and (norm is not None or self.table is None):
             sample.lines.append(f"size {_number(size)}" + (f" ({clean(norm)})" if norm else ""))
         if (queries := row.get("queries")) is not None:
             sample.lines.append(f"{int(queries):,} queries")
@@ -209,6 +223,12 @@ class _Reader:
             left = 50.0 if amount > 0 else 50 - width
             bars.append(Bar(clean(names[i]), value, _signed(amount), round(left, 2), round(width, 2), amount > 0))
         return bars
+
+
+def _change_bar(change: Change) -> Bar:
+    width = 50 * abs(change.share)
+    left = 50.0 if change.share > 0 else 50 - width
+    return Bar(change.column, change.text, change.amount, round(left, 2), round(width, 2), change.share > 0)
 
 
 def _number(value: Any) -> str:

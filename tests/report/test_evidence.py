@@ -71,7 +71,7 @@ def test_adversarial_rows_of_a_table_show_what_changed(block_of: Callable[..., B
     (sample,) = block.samples
     assert sample.title == "true no: no → yes"
     assert [(bar.feature, bar.value, bar.amount) for bar in sample.bars] == [("debt", "5 → 4.5", "-0.5")]
-    assert sample.lines == ["size 0.5 (l2)", "1,200 queries"]
+    assert sample.lines == ["1 column changed", "size 0.5 (l2)", "1,200 queries"]
 
 
 def test_adversarial_images_show_original_change_and_result(rich: Any) -> None:
