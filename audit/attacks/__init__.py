@@ -47,6 +47,8 @@ class Attack(Parameters, ABC):
     norms: ClassVar[frozenset[str]]
     """Norms it is defined for; empty where `constraints` bind it instead of a norm."""
     needs: ClassVar[frozenset[Capability]]
+    counted: ClassVar[str] = "elements of the input"
+    """Without a norm, what the size of a change counts."""
     minimal: ClassVar[bool] = False
     """Whether it seeks the nearest adversarial example: with no eps in the threat model it gives the nearest it can find; with one,
     only what lies within."""
@@ -66,6 +68,11 @@ class Attack(Parameters, ABC):
     def fit(self, model: AuditedModel, data: AuditData, ctx: Context) -> Attack:
         """The attack as it is for this model and data (ranges of the training rows, a surrogate); called once, before `run`."""
         return self
+
+    def change(self, x: Tensor, candidates: Tensor) -> Tensor:
+        """Without a norm, how many of what is `counted` each candidate differs in, ``(N,)`` float64."""
+        missing = candidates.isnan() & x.isnan()
+        return perturbation_size((candidates.double() - x.double()).masked_fill(missing, 0.0), None)
 
     def permits(self, model: AuditedModel, x: Tensor, candidates: Tensor) -> Tensor:
         """Which candidates keep to `constraints`, ``(N,)`` bool; asked when a candidate is confirmed, from the declaration alone."""
@@ -121,7 +128,10 @@ def confirm(
     import torch
 
     missing = candidates.isnan() & x.isnan()
-    size = perturbation_size((candidates.double() - x.double()).masked_fill(missing, 0.0), threat.norm)
+    if attack is not None and threat.norm is None:
+        size = attack.change(x, candidates)
+    else:
+        size = perturbation_size((candidates.double() - x.double()).masked_fill(missing, 0.0), threat.norm)
     finite = (candidates.isfinite() | missing).flatten(1).all(dim=1)
     scale = (
         float(max(abs(b) for b in threat.bounds))

@@ -153,10 +153,9 @@ def threat_rows(threat: ThreatModel) -> list[tuple[str, str]]:
     if threat.eps is not None:
         rows.append(("eps", f"{show(threat.eps)}{units}"))
     if threat.realised is not None:
-        what = units if threat.norm is not None else " of the input's elements"
-        rows.append(("largest change made", f"{show(threat.realised)}{what}"))
+        rows.append(("largest change made", f"{show(threat.realised)}{units}"))
     if threat.bounds is not None:
-        rows.append(("bounds", f"{show_interval(*threat.bounds)}{units}"))
+        rows.append(("bounds", f"{show_interval(*threat.bounds)}{units if threat.norm is not None else ''}"))
     if threat.queries is not None:
         rows.append(("queries per example", f"at most {threat.queries:,}"))
     if threat.constraints:

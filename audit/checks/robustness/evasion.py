@@ -138,6 +138,7 @@ class Evasion(Check):
         fooled = torch.zeros(len(rows), dtype=torch.bool, device=x.device)
         for number, (name, attack) in enumerate(attacks.items()):
             mine = rows.within(access=attack.access, constraints=_joined(threat.constraints, attack.constraints()))
+            mine = mine if attack.norms else mine.within(units=attack.counted)
             left = (~fooled).nonzero().flatten() if self.sequential else torch.arange(len(rows), device=x.device)
             progress = _progress(ctx, number, len(attacks), len(rows), name)
             outcome = run_attack(mine.take(left), name, attack, self.keep, progress).spread(left, len(rows))
@@ -161,7 +162,9 @@ class Evasion(Check):
             raise UserError(f"queries: {self.queries} is less than one averaged answer takes (eot: {self.eot})")
         access = strongest_access(attacks)
         if self.eps is None and self.snr_db is None:
-            return ThreatModel(access=access, bounds=model.spec.bounds, units=model.spec.units, queries=self.queries)
+            counted = {attack.counted for attack in attacks.values()}
+            units = counted.pop() if len(counted) == 1 else "elements or characters"
+            return ThreatModel(access=access, bounds=model.spec.bounds, units=units, queries=self.queries)
         bounds = declared_bounds(model)
         require_inside(x, bounds, model, data)
         eps, said = self.eps, ""

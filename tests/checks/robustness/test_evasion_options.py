@@ -256,7 +256,7 @@ def test_constraints_take_the_place_of_a_norm(honest: bool, tmp_path: Path, monk
     threat = found["attack_success[attack=first]"].threat_model
     assert threat is not None
     assert (threat.norm, threat.eps, threat.constraints) == (None, None, "the first column alone")
-    assert threat.realised == 1, "one element was changed"
+    assert (threat.realised, threat.units) == (1, "elements of the input")
 
 
 @pytest.mark.parametrize(
