@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,10 +17,12 @@ from audit.attacks import Attack, Candidates
 from audit.checks.robustness import _attack_list, _controls
 from audit.checks.robustness.evasion import Evasion
 from audit.data import AuditData
+from audit.engine import run
 from audit.finding import Access, Measurement, Proportion, ThreatModel, part_name
 from audit.model import AuditedModel, Capability
 from audit.parameters import UserError
 from audit.rng import ExampleRng
+from audit.scenario import parse
 
 DIGITS = (0.0, 16.0)
 
@@ -102,6 +105,51 @@ def test_stages_are_told_cumulatively_and_black_box_luck_is_weighed(
 def _black_box_stage(stage: str) -> Attack | None:
     """The second stage; run again, it finds nothing."""
     return None if stage == "pgd" else InStages(second=0, first=0)
+
+
+# --- what goes wrong in the middle -------------------------------------------------------------------------------
+
+
+def test_a_model_that_breaks_down_in_the_middle_keeps_what_was_measured(tmp_path: Path) -> None:
+    def run_with(forward: Any, timeout: str = "") -> Any:
+        text = f"""
+name: r
+model: toy
+data: {{source: given}}
+threads: 1
+checks:
+  - robustness.evasion: {{attacks: [pgd: {{steps: 3}}, pgd: {{steps: 50, step_size: 0.01, restarts: 4}}], eps: 0.5}}
+    require: {{robust_accuracy: ">= 0.1", "robust_accuracy[attack=pgd]": ">= 0.5"}}
+    {timeout}
+"""
+        report = run(parse(text), home=tmp_path, models={"toy": digit_model(forward)}, data=some_digits(60))
+        return report, {part_name(f.metric or "", f.dims): f for f in report.findings}
+
+    calls = [0]
+
+    def breaks(x: Tensor) -> Tensor:
+        calls[0] += 1
+        if calls[0] > 20:
+            raise ValueError("the card fell off the bus")
+        return trained_cnn()(x)
+
+    report, found = run_with(breaks)
+    assert found["robust_accuracy[attack=pgd]"].status == "pass"
+    assert found["robust_accuracy"].status == "error"
+    assert "the card fell off the bus" in found["robust_accuracy"].message
+    assert report.exit_code == 3
+
+    def slow(x: Tensor) -> Tensor:
+        calls[0] += 1
+        if calls[0] > 10:
+            time.sleep(0.5)
+        return trained_cnn()(x)
+
+    calls[0] = 0
+    report, found = run_with(slow, "timeout: 3")
+    assert found["robust_accuracy[attack=pgd]"].status == "pass"
+    assert found["robust_accuracy"].status == "error"
+    assert "time budget" in found["robust_accuracy"].message
 
 
 # --- the cap on queries ------------------------------------------------------------------------------------------
