@@ -54,9 +54,10 @@ class Fmn(Attack):
     """Gradient steps on the margin, each followed by a projection onto a ball whose radius shrinks while the iterate is misclassified
     and grows while it is not, so that it settles at the distance of the boundary.
 
-    Until something is found the radius is the distance of the boundary as the gradient has it; from then on it changes by a factor
-    that is annealed with the length of the steps. One row forward and back per step, whatever the number of classes; there is no
-    target and no random start.
+    Until something is found the radius is the distance of the boundary as the gradient has it, and a little more: exactly that far, an
+    iterate creeps up to the boundary and never crosses it where the model is linear. From then on the radius changes by a factor that is
+    annealed with the length of the steps. One row forward and back per step, whatever the number of classes; there is no target and no
+    random start.
 
     Source: Pintor et al. 2021, arXiv:2102.12827, without its optional start at an adversarial point; the walk back at the end is the
     final search of Croce & Hein 2020, arXiv:1907.02044.
@@ -129,8 +130,8 @@ class Fmn(Attack):
         clean, norm = nearest.clean[search.example], nearest.norm
         best = nearest.size[search.example].to(clean)
         away = lead.abs() / length(gradient, _DUAL[norm]).clamp_min(TINY)
-        grown = torch.where(best.isfinite(), search.radius * (1 + gamma), length(search.x - clean, norm) + away)
-        radius = torch.where(wrong, (search.radius * (1 - gamma)).minimum(best), grown)
+        reached = search.radius.where(best.isfinite(), length(search.x - clean, norm) + away)
+        radius = torch.where(wrong, (search.radius * (1 - gamma)).minimum(best), reached * (1 + gamma))
         low, high = nearest.box
         radius = radius.minimum(length(torch.maximum(clean - low, high - clean), norm)).clamp_max(HUGE)
         ball = _ball(clean, norm, radius, nearest.box)

@@ -66,6 +66,18 @@ def test_finds_the_distance_of_a_line(norm: str, bounds: tuple[float, float] | N
 
 
 @pytest.mark.parametrize("norm", NORMS)
+def test_every_row_crosses_a_line_wherever_it_starts(norm: str) -> None:
+    # A radius of the first-order distance itself would put each of them on the line, where rounding decides.
+    model = audited(Linear([3.0, 4.0], -5.0), (2,))
+    x = torch.rand((200, 2), generator=torch.Generator().manual_seed(0)) * 4 - 2
+    y, margin = model.predict(x), x @ torch.tensor([3.0, 4.0]) - 5
+    limits = threat(norm, None, (-20.0, 20.0))
+    near = sizes(model, x, y, Fmn(steps=40).run(model, x, y, limits, streams(200)), limits)
+    dual = {"linf": 7, "l2": 5, "l1": 4}[norm]
+    assert torch.allclose(near, margin.double().abs() / dual, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", NORMS)
 def test_goes_along_the_box_where_it_blocks_the_way(norm: str) -> None:
     # From (0, 4) the line 3a + 4b = 5 lies 2.75 below; the first coordinate is at its bound and cannot help.
     model, y = audited(Linear([3.0, 4.0], -5.0), (2,)), torch.tensor([1])
