@@ -14,7 +14,7 @@ from pydantic import Field
 
 from audit.attacks import Attack, Candidates
 from audit.attacks._ball import Ball
-from audit.attacks._folded import folded
+from audit.attacks._folded import folded, wrong_for_both
 from audit.attacks._gradients import frozen_parameters, logits_and_gradient, require_ball
 from audit.attacks._losses import Loss
 from audit.attacks._tally import Tally
@@ -306,9 +306,8 @@ class _Ascent:
         logits, gradient = logits_and_gradient(self.model, rows.x, slope)
         self.tally.followed(rows.example, gradient)
         wrong = (logits.argmax(dim=1) != rows.label) & (self.plan.radius[rows.time] == 1)
-        if self.model is not self.judge and bool(wrong.any()):
-            self.tally.asked(rows.example[wrong])
-            wrong[wrong.clone()] = self.judge.predict(rows.x[wrong]) != rows.label[wrong]
+        wrong, again = wrong_for_both(self.judge, self.model, rows.x, rows.label, wrong)
+        self.tally.asked(rows.example[again])
         return wrong, gradient, value
 
     def _moved(self, rows: _Rows, gradient: Tensor) -> _Rows:

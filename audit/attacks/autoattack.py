@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 from audit.attacks import Attack, Candidates
+from audit.attacks._folded import folded, wrong_for_both
 from audit.attacks._gradients import require_ball
 from audit.attacks.apgd_ce import ApgdCe
 from audit.attacks.apgd_t import ApgdT
@@ -52,16 +53,19 @@ class Autoattack(Attack):
         norm, _ = require_ball("autoattack", self.norms, threat.norm, threat.eps)
         found, stage = x.clone(), torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
         queries, gradients, zeros = (torch.zeros_like(stage) for _ in range(3))
-        for number, (name, attack) in enumerate(zip(self.stages(len(model.classes)), _parts(norm), strict=True)):
-            for rows, rest in _shares((stage < 0).nonzero().flatten(), queries, threat):
-                streams = rng.take(rows.cpu()).fork(name)
-                part = attack.run(model, x[rows], y[rows], rest, streams)
-                queries[rows] += part.queries
-                gradients[rows] += part.gradients
-                if part.zero_gradients is not None:
-                    zeros[rows] += part.zero_gradients
-                moved = (part.x != x[rows]).flatten(1).any(dim=1)
-                found[rows[moved]], stage[rows[moved]] = part.x[moved], number
+        with folded(model, x) as fast:
+            for number, (name, attack) in enumerate(zip(self.stages(len(model.classes)), _parts(norm), strict=True)):
+                reserve = 0 if fast is model else 1
+                for rows, rest in _shares((stage < 0).nonzero().flatten(), queries + reserve, threat):
+                    part = attack.run(fast, x[rows], y[rows], rest, rng.take(rows.cpu()).fork(name))
+                    queries[rows] += part.queries
+                    gradients[rows] += part.gradients
+                    if part.zero_gradients is not None:
+                        zeros[rows] += part.zero_gradients
+                    moved = (part.x != x[rows]).flatten(1).any(dim=1)
+                    moved, again = wrong_for_both(model, fast, part.x, y[rows], moved)
+                    queries[rows[again]] += 1
+                    found[rows[moved]], stage[rows[moved]] = part.x[moved], number
         return Candidates(found, queries, gradients, zeros, stage)
 
 
