@@ -38,30 +38,30 @@ def to_hyperplane(
     if norm == "l1":
         moves = _steepest_first(rate, room, need)
     else:
-        moves = _evenly(rate, room, need, rate if norm == "l2" else torch.ones_like(rate))
+        moves = _evenly(rate, room, need, rate if norm == "l2" else 1.0)
     return -moves * weight.sign()
 
 
-def _evenly(rate: Tensor, room: Tensor, need: Tensor, share: Tensor) -> Tensor:
+def _evenly(rate: Tensor, room: Tensor, need: Tensor, share: Tensor | float) -> Tensor:
     """``min(room, level * share)`` with the level at which ``sum(rate * moves)`` meets the need, or the whole room.
 
-    Newton on a concave, piecewise linear function from below its root: the level only rises, every pass takes in at least one more full
-    coordinate, and when none is taken in the level is exact. A handful of passes where sorting would cost more.
+    Newton on a concave, piecewise linear function from below its root: the level only rises, every pass finds at least one more
+    coordinate whose room is used up, and where it finds none the level is exact. A handful of passes where sorting would cost more.
     """
     import torch
 
-    whole, slope = rate * room, rate * share
-    full = torch.zeros_like(rate, dtype=torch.bool)
-    for _ in range(rate.shape[1] + 1):
-        left = need - whole.where(full, 0.0).sum(dim=1)
-        free = slope.where(~full, 0.0).sum(dim=1)
-        level = torch.where(free > 0, left / free, torch.inf)[:, None]
-        # A coordinate without a share would turn an infinite level into NaN; it has no room either.
-        grown = full | (room <= level * share) | (share == 0)
-        if torch.equal(grown, full):
+    # Masks as numbers, and infinite rooms, which are never used up, as none: products are many times as fast as a masked fill.
+    whole, slope = (rate * room).nan_to_num(posinf=0.0), rate * share
+    free = (rate > 0).to(rate)
+    level = (need / slope.sum(dim=1)).nan_to_num(nan=torch.inf)
+    for _ in range(rate.shape[1]):
+        free = free * (room > level[:, None] * share)
+        gain = (slope * free).sum(dim=1)
+        risen = torch.where(gain > 0, (need - (whole * (1 - free)).sum(dim=1)) / gain, torch.inf)
+        if torch.equal(risen, level):
             break
-        full = grown
-    return torch.where(full, room, level * share)
+        level = risen
+    return torch.where(free > 0, level[:, None] * share, room)
 
 
 def _steepest_first(rate: Tensor, room: Tensor, need: Tensor) -> Tensor:

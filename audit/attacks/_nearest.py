@@ -114,7 +114,8 @@ def length(x: Tensor, norm: str) -> Tensor:
     """Norm of each row of ``(N, *shape)``, ``(N,)``, in the numbers' own precision: to steer by, not to judge by."""
     import torch
 
-    return torch.linalg.vector_norm(x.flatten(1), {"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
+    size: Tensor = torch.linalg.vector_norm(x.flatten(1), {"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
+    return size
 
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:

@@ -136,10 +136,11 @@ class FabT(Attack):
         points = torch.cat([point, clean])
         gap = lead.repeat(2) + (gradient.repeat(2, 1) * (points - x.repeat(2, 1))).sum(dim=1)
         moves = to_hyperplane(points, gradient.repeat(2, 1), gap, nearest.norm, *nearest.box)
-        near, far = length(moves, nearest.norm).split(len(point))
+        near, far = length(moves, nearest.norm).chunk(2)
         alpha = (near / (near + far).clamp_min(torch.finfo(near.dtype).tiny)).clamp_max(self.alpha_max)[:, None]
-        ours, inputs = (points + self.eta * moves).split(len(point))
-        return (ours * (1 - alpha) + inputs * alpha).clamp(*nearest.box).reshape(search.x.shape)
+        ours, inputs = (points + self.eta * moves).chunk(2)
+        mixed: Tensor = ours * (1 - alpha) + inputs * alpha
+        return mixed.clamp(*nearest.box).reshape(search.x.shape)
 
 
 def _linearised(model: AuditedModel, nearest: Nearest, search: _Search) -> tuple[Tensor, Tensor, Tensor]:
