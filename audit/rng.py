@@ -68,6 +68,12 @@ class ExampleRng:
         """``(N, *shape)`` int64 in [0, high)."""
         return self._stack([s.integers(0, high, shape) for s in self._streams], shape)
 
+    def poisson(self, rate: Tensor) -> Tensor:
+        """Counts with the rates ``(N, *shape)``, in their type and on their device."""
+        rates = rate.double().cpu().numpy()
+        drawn = [s.poisson(row) for s, row in zip(self._streams, rates, strict=True)]
+        return self._stack(drawn, tuple(rate.shape[1:])).to(rate)
+
     def _stack(self, rows: list[Any], shape: tuple[int, ...]) -> Tensor:
         import numpy as np
         import torch

@@ -1,7 +1,8 @@
 """Neural Cleanse: the smallest patch that sends every input to a class, searched for many classes at once.
 
 A trigger is a mask m in 0..1, shared by an image's channels, and a pattern p within the bounds: (1 - m) x + m p. The search minimises the
-cross-entropy towards the class plus cost · |m|₁ with Adam; the cost rises while the trigger works and falls while it does not.
+cross-entropy towards the class plus cost · |m|₁ with Adam; from the first success on the cost rises while the trigger works and falls
+while it does not.
 
 Source: Wang et al. 2019, "Neural Cleanse", IEEE S&P, doi 10.1109/SP.2019.00031; learning rate, moments, first cost, its factors and the
 success asked for are those of the authors' code. Theirs moves the cost by a factor every 5 to 10 epochs of 1,000 rows; here it moves by
@@ -34,7 +35,7 @@ _COST_UP, _COST_DOWN = 1.5**0.2, 1.5**-0.3
 _PAST = 0.9
 """Weight of earlier batches in the success that the cost follows."""
 _PATIENCE = 50
-"""Updates without a mask smaller by 1 % after which a search ends."""
+"""Updates with a trigger that works, and no mask smaller by 1 %, after which a search ends."""
 _FLOOR = 1e-6
 """Distance of the first mask and pattern from the ends of their range, where the hyperbolic tangent has no inverse."""
 
@@ -119,8 +120,10 @@ class _Search:
     success: Tensor
     """Sum over past batches, the last weighing most."""
     best: Tensor
+    lapsed: Tensor
+    """Whether the cost has risen so far that a trigger that worked did no longer."""
     stale: Tensor
-    """Updates since `best` last fell by 1 %."""
+    """Updates with a trigger that works, since the first lapse, since `best` last fell by 1 %."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -199,6 +202,7 @@ def _search(
         cost=zero + _FIRST_COST,
         success=zero,
         best=zero + torch.inf,
+        lapsed=zero.bool(),
         stale=zero,
     )
     kept = theta.tanh()
@@ -216,6 +220,8 @@ def _search(
         shrunk = better & (mask_size < 0.99 * run.best)
         kept[run.index[better]] = unit[better]
         found[run.index[better]] = True
+        reached = found[run.index]
+        kept[run.index[~reached]] = unit[~reached]
         taken[run.index] += 1
         first = torch.lerp(gradient, run.first, _BETAS[0])
         second = torch.lerp(gradient**2, run.second, _BETAS[1])
@@ -226,13 +232,13 @@ def _search(
             theta=run.theta - _LEARNING_RATE * unbiased[0] / (unbiased[1].sqrt() + 1e-8),
             first=first,
             second=second,
-            cost=run.cost * torch.where(works, _COST_UP, _COST_DOWN),
+            cost=run.cost * torch.where(works, _COST_UP, _COST_DOWN).where(reached, 1.0),
             success=success,
             best=torch.where(better, mask_size, run.best),
-            stale=torch.where(shrunk, 0.0, run.stale + 1),
+            lapsed=run.lapsed | (reached & ~works),
+            stale=torch.where(shrunk, 0.0, run.stale + (works & run.lapsed)),
         )
-        kept[run.index[~found[run.index]]] = unit[~found[run.index]]
-        run = run.take(~(found[run.index] & (run.stale >= _PATIENCE)))
+        run = run.take(run.stale < _PATIENCE)
         if not len(run):
             break
     mask, pattern = _unfold(kept, canvas, cells)
