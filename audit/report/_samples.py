@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from audit.numbers import show
 from audit.report._images import MAX_SIDE, Picture, magnified_change, photograph, signed_map
 from audit.report._table_changes import Change, TableChanges
+from audit.report._text_changes import Passage, passages, strangers
 from audit.report._words import clean
 from audit.run_folder import Evidence
+from audit.text import decode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +66,8 @@ class Sample:
     pictures: list[Picture] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
     bars_header: tuple[str, str, str] = ("feature", "value", "contribution")
+    passages: tuple[Passage, ...] = ()
+    """A text before and after."""
     lines: list[str] = field(default_factory=list)
 
 
@@ -173,6 +177,10 @@ class _Reader:
                 change,
                 photograph(row["adversarial"], bounds, f"Adversarial, predicted as {after}.", f"attacked: {after}"),
             ]
+        elif self.evidence.meta.get("input_kind") == "text":
+            old, new = decode(row["x"]), decode(row["adversarial"])
+            sample.passages = passages(old, new, (f"original: {before}", f"attacked: {after}"))
+            sample.lines += strangers(sample.passages[1])
         elif self.table is not None:
             changes = self.table.of(position)
             sample.bars = [_change_bar(change) for change in changes[:MAX_FEATURES]]
