@@ -132,13 +132,12 @@ class FabT(Attack):
 
         clean = nearest.clean[search.example].flatten(1)
         x, gradient = search.x.flatten(1), gradient.flatten(1)
-        point = torch.where(wrong[:, None], clean + self.beta * (x - clean), x)
-        points = torch.cat([point, clean])
-        gap = lead.repeat(2) + (gradient.repeat(2, 1) * (points - x.repeat(2, 1))).sum(dim=1)
-        moves = to_hyperplane(points, gradient.repeat(2, 1), gap, nearest.norm, *nearest.box)
-        near, far = length(moves, nearest.norm).chunk(2)
+        points = torch.stack([torch.where(wrong[:, None], clean + self.beta * (x - clean), x), clean])
+        gaps = lead + (gradient * (points - x)).sum(dim=2)
+        moves = to_hyperplane(points, gradient, gaps, nearest.norm, *nearest.box)
+        near, far = length(moves.flatten(0, 1), nearest.norm).chunk(2)
         alpha = (near / (near + far).clamp_min(torch.finfo(near.dtype).tiny)).clamp_max(self.alpha_max)[:, None]
-        ours, inputs = (points + self.eta * moves).chunk(2)
+        ours, inputs = points + self.eta * moves
         mixed: Tensor = ours * (1 - alpha) + inputs * alpha
         return mixed.clamp(*nearest.box).reshape(search.x.shape)
 
