@@ -99,6 +99,7 @@ class TextAttack(Attack):
 
     access: ClassVar[Access] = _ByFeedback("black_box_scores", "black_box_labels")  # type: ignore[assignment]
     norms: ClassVar[frozenset[str]] = frozenset()
+    counted: ClassVar[str] = "characters"
     needs: ClassVar[frozenset[Capability]] = _ByFeedback(  # type: ignore[assignment]
         frozenset({Capability.PROBABILITIES}), frozenset({Capability.LABELS})
     )
@@ -163,6 +164,17 @@ class TextAttack(Attack):
                 self.follows(old, now, self.allowance(len(words(old)))) and self._similar(old, now)
             )
         return found.to(x.device)
+
+    def change(self, x: Tensor, candidates: Tensor) -> Tensor:
+        """Levenshtein distance in characters; of a row that is no text, its length."""
+        import torch
+
+        proper = wellformed(candidates.cpu().numpy()).tolist()
+        found = [
+            float(levenshtein(decode(old), decode(new)) if ok else len(old))
+            for old, new, ok in zip(x, candidates, proper, strict=True)
+        ]
+        return torch.tensor(found, dtype=torch.float64, device=x.device)
 
     def _similar(self, old: str, new: str) -> bool:
         return self.similarity == 0 or levenshtein(old, new) <= self._changes(max(len(old), len(new)))

@@ -313,3 +313,12 @@ def test_a_text_with_nothing_to_edit_is_left_alone() -> None:
     assert texts == ["", "!!!", "I am"]
     assert found.queries.tolist() == [0, 0, 0] or int(found.queries.max()) <= 3
     assert encode([""], 4).tolist() == [[0, 0, 0, 0]]
+
+
+def test_the_size_of_a_change_is_counted_in_characters() -> None:
+    always = text_model(lambda texts: [[0.9, 0.1]] * len(texts))
+    new = [TEXT.replace("superb", "suprb"), TEXT.replace("superb", "spuerb"), TEXT.replace("superb", "sup\u0435rb")]
+    x, y = rows([TEXT] * 3), torch.tensor([1] * 3)
+    found = confirm(always, x, y, rows(new), ThreatModel(access="black_box_scores"), CharacterEdits())
+    assert found.size.tolist() == [1, 2, 1]  # whatever moves up behind a letter that is gone
+    assert CharacterEdits.counted == "characters"

@@ -93,10 +93,21 @@ def stored_texts(old: list[str], new: list[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.fixture
+def block_of(stored: Callable[..., Any], make: Any) -> Callable[[dict[str, Any]], Block]:
+    """Adversarial texts of a run as the report's block."""
+
+    def block(fields: dict[str, Any]) -> Block:
+        s = stored()
+        ref = s.evidence("robustness.evasion", "adversarial-character_edits", "adversarial", ["a"], META, **fields)
+        s.add(make.finding("robustness.evasion", "robust_accuracy", make.Exact(value=1), evidence=(ref,)))
+        return blocks(RunView(s.finish()))[0]
+
+    return block
+
+
 def test_adversarial_texts_stand_side_by_side(block_of: Callable[..., Block]) -> None:
-    block = block_of(
-        "adversarial", ["a"], META, **stored_texts(["a <b>superb</b> film"], ["a <b>sup\u0435rb</b> film"])
-    )
+    block = block_of(stored_texts(["a <b>superb</b> film"], ["a <b>sup\u0435rb</b> film"]))
     (sample,) = block.samples
     assert sample.title == "true good: good → bad"
     assert [p.label for p in sample.passages] == ["original: good", "attacked: bad"]
@@ -122,5 +133,5 @@ def test_the_page_marks_them_and_escapes_the_rest(stored: Callable[..., Any], ma
 def test_a_row_that_is_no_text_costs_its_block_alone(block_of: Callable[..., Block]) -> None:
     broken = stored_texts(["abc"], ["abd"])
     broken["adversarial"][0, 1] = 0
-    block = block_of("adversarial", ["a"], META, **broken)
+    block = block_of(broken)
     assert "is no text" in block.problem
