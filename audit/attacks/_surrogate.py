@@ -89,10 +89,10 @@ def train(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, total)
         with torch.enable_grad():
             for _ in range(epochs):
-                for part in torch.randperm(len(x)).to(x.device).split(size):
+                for part in torch.randperm(len(x)).to(x.device).split(size):  # type: ignore[no-untyped-call]
                     loss = torch.nn.functional.cross_entropy(network(x[part]), targets[part])
                     optimiser.zero_grad()
-                    loss.backward()
+                    loss.backward()  # type: ignore[no-untyped-call]
                     optimiser.step()
                     schedule.step()
                 progress()
@@ -137,6 +137,8 @@ def _encoder(spec: InputSpec, x: Tensor) -> nn.Module:
     class Encoder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            self.mean: Tensor
+            self.spread: Tensor
             self.register_buffer("mean", mean)
             self.register_buffer("spread", torch.where(spread > 0, spread, 1.0))
 

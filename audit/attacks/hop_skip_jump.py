@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from audit.attacks import Attack, Candidates, perturbation_size
+from audit.attacks._folded import folded, wrong_for_both
 from audit.finding import Access, ThreatModel
 from audit.model import Capability
 from audit.parameters import UserError
@@ -62,28 +63,33 @@ class HopSkipJump(Attack):
         if threat.norm not in self.norms:
             raise UserError(f"attack 'hop_skip_jump' is defined for l2 and linf, not for norm {threat.norm}")
         cap = self.queries if threat.queries is None else min(self.queries, threat.queries)
-        walk = _Walk(model, x.detach(), y.to(x.device), threat, cap)
+        with folded(model, x) as fast:
+            walk = _Walk(model, fast, x.detach(), y.to(x.device), threat, cap)
+            self._walk(walk, rng)
+        found = walk.size <= walk.eps
+        return Candidates(walk.nearest.where(_per_row(found, x), x), walk.spent, torch.zeros_like(walk.spent))
+
+    def _walk(self, walk: _Walk, rng: ExampleRng) -> None:
+        """Every example from its start to where its queries end."""
         rows, points = self._begin(walk, rng)
         points = walk.bisect(rows, points)
         step = 0
         while len(rows):
             step += 1
-            affordable = walk.cap - walk.spent[rows] - walk.halvings - 2
+            affordable = walk.cap - walk.spent[rows] - walk.halvings - 3
             counts = affordable.clamp_max(int(self.gradient_queries * math.sqrt(step)))
             on = (counts >= _LEAST) & walk.seeking(rows)
             rows, points, counts = rows[on], points[on], counts[on]
             if not len(rows):
-                break
+                return
             distance = perturbation_size(points - walk.x[rows], walk.norm).to(points.dtype)
-            first = step == 1 and threat.bounds is not None
-            radius = distance.new_full((len(rows),), 0.1 * walk.span) if first else distance / x[0].numel()
-            direction = walk.normal(rows, points, radius, counts, rng.take(rows.cpu()))
+            # The authors' code: a tenth of the box for the first neighbourhood.
+            first = step == 1 and math.isfinite(walk.high - walk.low)
+            width = distance.new_tensor(0.1 * (walk.high - walk.low)) if first else distance / walk.dimensions
+            direction = walk.normal(rows, points, width.expand_as(distance), counts, rng.take(rows.cpu()))
             moved, points = walk.advance(rows, points, direction, distance / math.sqrt(step))
             if bool(moved.any()):
                 points[moved] = walk.bisect(rows[moved], points[moved])
-        found = walk.size <= (torch.inf if threat.eps is None else threat.eps)
-        nearest = walk.nearest.where(_per_row(found, x), x)
-        return Candidates(nearest, walk.spent, torch.zeros_like(walk.spent))
 
     def _begin(self, walk: _Walk, rng: ExampleRng) -> tuple[Tensor, Tensor]:
         """A misclassified point for as many rows as one is found for: their positions, in order, and the points."""
@@ -100,7 +106,7 @@ class HopSkipJump(Attack):
             low, high = walk.reach(left, attempt)
             points[left] = low + (high - low) * noise
             wrong = walk.ask(left, points[left])
-            walk.keep(left[wrong], points[left[wrong]])
+            walk.keep_within(left[wrong], points[left[wrong]])
             begun[left] = wrong
         return rows[begun], points[begun]
 
@@ -109,38 +115,42 @@ class _Walk:
     """All examples of a call, the label oracle with its count, and the nearest misclassified point of each.
 
     Args:
+        judge: the model; what it says counts.
+        model: the same made faster, or itself.
         cap: most rows forward per example.
     """
 
-    def __init__(self, model: AuditedModel, x: Tensor, y: Tensor, threat: ThreatModel, cap: int) -> None:
+    def __init__(
+        self, judge: AuditedModel, model: AuditedModel, x: Tensor, y: Tensor, threat: ThreatModel, cap: int
+    ) -> None:
         import torch
 
-        self.model, self.x, self.y, self.threat, self.cap = model, x, y, threat, cap
-        self.norm = str(threat.norm)
+        self.judge, self.model, self.x, self.y, self.cap = judge, model, x, y, cap
+        self.norm, self.eps = str(threat.norm), math.inf if threat.eps is None else threat.eps
         self.low, self.high = threat.bounds if threat.bounds is not None else (-math.inf, math.inf)
-        self.span = self.high - self.low
         self.nearest = x.clone()
         self.size = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
         self.spent = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self.dimensions = math.prod(x.shape[1:])
         # The paper's thresholds are d^-1.5 (l2) and d^-2 (linf) of the line.
         exponent = 1.5 if self.norm == "l2" else 2.0
-        dimensions = math.prod(x.shape[1:])
-        self.halvings = min(max(math.ceil(exponent * math.log2(max(dimensions, 2))), 7), _HALVINGS)
+        self.halvings = min(max(math.ceil(exponent * math.log2(self.dimensions)), 7), _HALVINGS)
 
     def reach(self, rows: Tensor, attempt: int) -> tuple[Tensor, Tensor]:
         """Lowest and highest values of a start: the box, or where there is none, ever further from the input."""
-        import torch
-
-        if self.threat.bounds is not None:
-            return torch.tensor(self.low).to(self.x), torch.tensor(self.high).to(self.x)
+        if math.isfinite(self.high - self.low):
+            return self.x.new_tensor(self.low), self.x.new_tensor(self.high)
         x = self.x[rows]
         far = 2.0 ** (attempt // 4) * x.abs().flatten(1).amax(dim=1).clamp_min(1.0)
         return x - _per_row(far, x), x + _per_row(far, x)
 
     def seeking(self, rows: Tensor) -> Tensor:
-        """Which rows have queries left and are not within eps yet, ``(n,)`` bool."""
-        within = self.size[rows] <= (self.threat.eps if self.threat.eps is not None else 0.0)
-        return (self.spent[rows] < self.cap) & ~within
+        """Which rows have queries left, one and one to confirm it, and are not within eps yet, ``(n,)`` bool."""
+        import torch
+
+        each = 1 if self.model is self.judge else 2
+        found = (self.size[rows] <= self.eps) if math.isfinite(self.eps) else False
+        return (self.spent[rows] + each <= self.cap) & ~torch.as_tensor(found, device=rows.device)
 
     def ask(self, rows: Tensor, points: Tensor) -> Tensor:
         """Which points are misclassified, ``(n,)`` bool; a row may have several, one after the other."""
@@ -149,11 +159,21 @@ class _Walk:
         return wrong
 
     def keep(self, rows: Tensor, points: Tensor) -> None:
-        """Remember misclassified points, one per row, that are nearer than any before."""
+        """Remember misclassified points, one per row, that are nearer than any before; the model itself has to agree."""
         size = perturbation_size(points.double() - self.x[rows].double(), self.norm)
         nearer = size < self.size[rows]
+        if self.model is not self.judge:
+            nearer &= self.spent[rows] < self.cap
+            self.spent[rows[nearer]] += 1
+            nearer, _ = wrong_for_both(self.judge, self.model, points, self.y[rows], nearer)
         self.size[rows[nearer]] = size[nearer]
         self.nearest[rows[nearer]] = points[nearer]
+
+    def keep_within(self, rows: Tensor, points: Tensor) -> None:
+        """Remember those within eps, whose rows may leave."""
+        if math.isfinite(self.eps):
+            on = perturbation_size(points.double() - self.x[rows].double(), self.norm) <= self.eps
+            self.keep(rows[on], points[on])
 
     def bisect(self, rows: Tensor, points: Tensor) -> Tensor:
         """Misclassified points brought along the line to the input (linf: into ever smaller cubes) down to the boundary."""
@@ -178,7 +198,8 @@ class _Walk:
             wrong = self.ask(rows[on], trial)
             low[on], high[on] = middle.where(~wrong, low[on]), middle.where(wrong, high[on])
             points[on[wrong]] = trial[wrong]
-            self.keep(rows[on[wrong]], trial[wrong])
+            self.keep_within(rows[on[wrong]], trial[wrong])
+        self.keep(rows, points)
         return points
 
     def normal(self, rows: Tensor, points: Tensor, radius: Tensor, counts: Tensor, rng: ExampleRng) -> Tensor:
@@ -191,8 +212,7 @@ class _Walk:
 
         signed, plain = torch.zeros_like(points), torch.zeros_like(points)
         balance = torch.zeros_like(radius)
-        size = points[0].numel()
-        most = max(self.model.micro_batch, min(4 * self.model.micro_batch, 2**24 // size))
+        most = max(self.model.micro_batch, min(4 * self.model.micro_batch, 2**24 // self.dimensions))
         start, end = 0, int(counts.max())
         while start < end:
             on = (counts > start).nonzero().flatten()
@@ -232,7 +252,7 @@ class _Walk:
                 break
             trial = (points[on] + _per_row(length[on], points) * direction[on]).clamp(self.low, self.high)
             wrong = self.ask(rows[on], trial)
-            self.keep(rows[on[wrong]], trial[wrong])
+            self.keep_within(rows[on[wrong]], trial[wrong])
             points[on[wrong]] = trial[wrong]
             moved[on] = wrong
             length = length / 2

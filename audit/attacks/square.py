@@ -13,6 +13,7 @@ from pydantic import Field
 
 from audit.attacks import Attack, Candidates
 from audit.attacks._ball import Ball
+from audit.attacks._folded import folded, wrong_for_both
 from audit.attacks._gradients import require_ball
 from audit.attacks._tally import Tally
 from audit.finding import Access, ThreatModel
@@ -54,7 +55,8 @@ class Square(Attack):
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.PROBABILITIES})
 
     queries: int = Field(5000, ge=1)
-    """Rows forward per example and restart. A smaller cap in the threat model is shared out among the restarts."""
+    """Proposals per example and restart, a row forward each, and one to confirm what is found. A smaller cap in the threat model is
+    shared out among the restarts."""
     p_init: Real = Field(0.8, gt=0, le=1)
     """Share of the input that the first patches cover."""
     restarts: int = Field(1, ge=1)
@@ -73,35 +75,32 @@ class Square(Attack):
         x, y = x.detach(), y.to(x.device)
         moves = _MOVES[norm](_Grid.of(tuple(x.shape[1:])), eps)
         balls = Ball.around(moves.grid.flat(x), norm, eps, threat.bounds)
-        tally = Tally(balls.center)
+        tally = Tally(balls.center, threat.queries)
         total = self.queries * self.restarts
         total = total if threat.queries is None else min(total, threat.queries)
-        for restart in range(self.restarts):
-            queries = total // self.restarts + (restart < total % self.restarts)
-            left = tally.left()
-            if len(left) and queries:
-                own = rng.take(left.cpu())
-                first = moves.start(balls.take(left), own)
-                margin = torch.full((len(left),), torch.inf, dtype=x.dtype, device=x.device)
-                search = _Search(left, torch.arange(len(left)), y[left], balls.take(left), first, margin)
-                self._search(search, moves, model, tuple(x.shape[1:]), queries, own, tally)
+        with folded(model, x) as fast:
+            for restart in range(self.restarts):
+                queries = total // self.restarts + (restart < total % self.restarts)
+                left = tally.left()
+                if len(left) and queries:
+                    own = rng.take(left.cpu())
+                    first = moves.start(balls.take(left), own)
+                    margin = torch.full((len(left),), torch.inf, dtype=x.dtype, device=x.device)
+                    search = _Search(left, torch.arange(len(left)), y[left], balls.take(left), first, margin)
+                    self._search(search, moves, _Oracle(model, fast, tuple(x.shape[1:]), tally), queries, own)
         return Candidates(tally.x.reshape(x.shape), tally.queries, tally.gradients)
 
-    def _search(
-        self,
-        search: _Search,
-        moves: _Moves,
-        model: AuditedModel,
-        shape: tuple[int, ...],
-        queries: int,
-        rng: ExampleRng,
-        tally: Tally,
-    ) -> None:
+    def _search(self, search: _Search, moves: _Moves, oracle: _Oracle, queries: int, rng: ExampleRng) -> None:
         """One restart, until every example has fallen or has had its queries."""
         import torch
 
         candidate = search.best
         for i in range(queries):
+            on = oracle.affordable(search.index)
+            if not bool(on.all()):
+                search, candidate = search.take(on), candidate[on]
+            if not len(search):
+                return
             if i:
                 share = self.p_init / 2 ** bisect_left(_HALVINGS, int(i / queries * 10_000))
                 at = (i - 1) % _AHEAD
@@ -110,28 +109,47 @@ class Square(Attack):
                     draws = rng.uniform((_AHEAD, moves.draws)).to(candidate)
                     search = replace(search, stream=torch.arange(len(search)))
                 candidate = moves.propose(search, draws[search.stream.to(draws.device), at], share)
-            fooled, margin = _ask(model, candidate.reshape(-1, *shape), search.label)
-            tally.asked(search.index)
-            better = margin < search.margin
-            best = torch.where(better[:, None, None], candidate, search.best)
+            fooled, margin = oracle.ask(search, candidate)
+            best = torch.where((margin < search.margin)[:, None, None], candidate, search.best)
             search = replace(search, best=best, margin=torch.minimum(margin, search.margin))
             if bool(fooled.any()):
-                tally.record(search.index, fooled, candidate)
-                search = search.take(~fooled)
-                if not len(search):
-                    return
+                search, candidate = search.take(~fooled), candidate[~fooled]
 
 
-def _ask(model: AuditedModel, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Which rows are misclassified, and the label's logit minus the best other, each ``(N,)``."""
-    import torch
+@dataclass(frozen=True)
+class _Oracle:
+    """The model by its scores, with its count.
 
-    with torch.no_grad():
-        logits = torch.cat(model.in_parts(x, model.logits))
-    model.check_finite(logits)
-    own = logits.gather(1, y[:, None])
-    others = logits.scatter(1, y[:, None], -torch.inf)
-    return logits.argmax(dim=1) != y, own[:, 0] - others.amax(dim=1)
+    Args:
+        judge: the model; what it says counts.
+        model: the same made faster, or itself.
+        shape: of one input.
+    """
+
+    judge: AuditedModel
+    model: AuditedModel
+    shape: tuple[int, ...]
+    tally: Tally
+
+    def affordable(self, index: Tensor) -> Tensor:
+        """Which rows have a query left, and one to confirm it."""
+        return self.tally.affordable(index, 1 if self.model is self.judge else 2)
+
+    def ask(self, search: _Search, candidate: Tensor) -> tuple[Tensor, Tensor]:
+        """Which candidates ``(n, C, P)`` are misclassified, recorded, and the label's logit minus the best other, each ``(n,)``."""
+        import torch
+
+        x, y = candidate.reshape(-1, *self.shape), search.label
+        with torch.no_grad():
+            logits = torch.cat(self.model.in_parts(x, self.model.logits))
+        self.model.check_finite(logits)
+        margin = logits.gather(1, y[:, None])[:, 0] - logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
+        self.tally.asked(search.index)
+        fooled, again = wrong_for_both(self.judge, self.model, x, y, logits.argmax(dim=1) != y)
+        if bool(again.any()):
+            self.tally.asked(search.index[again])
+        self.tally.record(search.index, fooled, candidate)
+        return fooled, margin
 
 
 class _Grid(NamedTuple):
@@ -331,10 +349,12 @@ class _Mass(_Moves):
 
 class _L2(_Mass):
     def _power(self, delta: Tensor) -> Tensor:
-        return delta.square().sum(dim=1)
+        power: Tensor = delta.square().sum(dim=1)
+        return power
 
     def _size(self, delta: Tensor) -> Tensor:
-        return delta.norm(dim=2, keepdim=True)
+        size: Tensor = delta.norm(dim=2, keepdim=True)
+        return size
 
     def _share(self, unused: Tensor, moved: Tensor) -> Tensor:
         return (unused / self.grid.channels + moved).sqrt()
@@ -389,7 +409,7 @@ def _pair(patch: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]
     height, width = patch
     halves = [(size, sign) for size, sign in ((width // 2, 1.0), (width - width // 2, -1.0)) if size]
     beside = torch.cat([sign * _pyramid(height, size) for size, sign in halves], dim=1).to(device)
-    beside = beside / beside.norm()
+    beside = beside / torch.linalg.vector_norm(beside)
     return beside.reshape(-1), beside.reshape(-1) if height == 1 else beside.t().reshape(-1)
 
 
@@ -400,5 +420,5 @@ def _pyramid(height: int, width: int) -> Tensor:
     down, across = (torch.arange(size).sub(size // 2).abs() for size in (height, width))
     steps = torch.arange(1, max(height, width) // 2 + 2, dtype=torch.float32).pow(-2)
     heights = steps.flip(0).cumsum(0).flip(0)
-    pyramid = heights[torch.maximum(down[:, None], across[None, :])]
-    return pyramid / pyramid.norm()
+    pyramid: Tensor = heights[torch.maximum(down[:, None], across[None, :])]
+    return pyramid / torch.linalg.vector_norm(pyramid)

@@ -147,9 +147,7 @@ class Extraction(Check):
         if self.sampling == "random" or copy is None:
             return rest[:count]
         with torch.no_grad():
-            unsure = torch.cat(
-                [torch.special.entr(copy(part).softmax(dim=1)).sum(dim=1) for part in x[rest].split(1024)]
-            )
+            unsure = torch.cat([torch.special.entr(copy(x[at]).softmax(dim=1)).sum(dim=1) for at in _parts(rest)])
         return rest[unsure.argsort(descending=True, stable=True)[:count]]
 
     def _copy(self, model: AuditedModel, x: Tensor, targets: Tensor, ctx: Context, done: int, total: int) -> nn.Module:
@@ -170,7 +168,11 @@ def _predict(network: nn.Module, x: Tensor, rows: int) -> Tensor:
     import torch
 
     with torch.no_grad():
-        return torch.cat([network(part).argmax(dim=1) for part in x.split(rows)])
+        return torch.cat([network(x[at]).argmax(dim=1) for at in _parts(torch.arange(len(x)), rows)])
+
+
+def _parts(index: Tensor, size: int = 1024) -> list[Tensor]:
+    return [index[start : start + size] for start in range(0, len(index), size)]
 
 
 def _share(agree: Tensor) -> Proportion:
