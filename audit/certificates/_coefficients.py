@@ -41,9 +41,10 @@ class Coefficients:
         return self.holding(-self.data)
 
     def __add__(self, other: Coefficients) -> Coefficients:
-        aligned = self.origin is not None and other.origin is not None and self.data.shape == other.data.shape
-        if aligned and bool((self.origin == other.origin).all()):  # type: ignore[union-attr]
-            return self.holding(self.data + other.data)
+        if self.origin is not None and other.origin is not None and self.data.shape == other.data.shape:
+            same: Tensor = (self.origin == other.origin).all()
+            if bool(same):
+                return self.holding(self.data + other.data)
         whole = self.dense()
         return whole.holding(whole.data + other.dense().data)
 

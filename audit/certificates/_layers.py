@@ -222,31 +222,26 @@ class MaxPool(Nonlinear):
 
 
 class _MaxPoolPlanes(Relaxation):
-    """Above, the plane through the upper corners at one height; below, the element whose interval has the highest centre.
+    """Above, a slope in the one element k that can be largest of all; below, the element whose interval has the highest centre.
 
-    ``Σ s_i (h_i - l_i) + γ`` with ``s_i = (u_i - γ) / (u_i - l_i)`` bounds the maximum for every γ between the highest lower bound
-    and the lowest upper bound among the elements that can be largest; γ is such that the slopes add up to one, if it may. Where one
-    element is always the largest, both planes are that element.
-
-    Source: Boopathy et al. 2019, arXiv:1811.12395 (CNN-Cert), appendix.
+    With γ at or above every lower bound and every upper bound but u_k, ``γ + (u_k - γ) / (u_k - l_k) · (h_k - l_k)`` bounds the maximum:
+    every other element stays below γ, and h_k is met at both its ends. The smallest such γ gives the least value both at the centre
+    of the box and in its far corner among all planes ``γ + Σ s_i (h_i - l_i)`` with ``s_i = max(0, u_i - γ) / (u_i - l_i)``, of which
+    one is the usual choice (Boopathy et al. 2019, arXiv:1811.12395). Where one element is always the largest both planes are that
+    element; the maximum of h and 0 gives CROWN's lines for ReLU.
     """
 
     def __init__(self, layer: MaxPool, before: Interval) -> None:
         low, high = layer.windows(before.low), layer.windows(before.high)
-        width = high - low
-        floor = low.amax(dim=3, keepdim=True)
-        rival = (high > floor) & layer.inside
-        share = torch.where(rival, 1 / width, 0.0)
-        total = share.sum(dim=3, keepdim=True)
-        height = (torch.where(rival, high * share, 0.0).sum(dim=3, keepdim=True) - 1) / total
-        ceiling = torch.where(rival, high, torch.inf).amin(dim=3, keepdim=True)
-        # Without a rival every element lies at or below one constant.
-        height = torch.where(total > 0, torch.minimum(torch.maximum(height, floor), ceiling), floor)
+        top = high.argmax(dim=3, keepdim=True)
+        most, least = high.gather(3, top), low.gather(3, top)
+        others = high.scatter(3, top, -torch.inf).amax(dim=3, keepdim=True)
+        height = torch.maximum(low.amax(dim=3, keepdim=True), others)
+        slope = torch.where(most > height, (most - height) / (most - least), 0.0)
         self._layer = layer
-        self._upper = torch.where(rival, (high - height) * share, 0.0)
-        size = torch.where(rival, torch.maximum(-low, high), 0.0).amax(dim=3) + height.squeeze(3).abs()
-        self._offset = height.squeeze(3) - torch.where(rival, self._upper * low, 0.0).sum(dim=3)
-        self._offset += own_rounding(low.shape[3]) * 4 * low.shape[3] * size
+        self._upper = torch.zeros_like(low).scatter_(3, top, slope)
+        rounding = 8 * UNIT * (most.abs() + least.abs() + height.abs())  # the plane must not sink below the corners
+        self._offset = (height - slope * least + rounding).squeeze(3)
         centre = torch.where(layer.inside, low + high, -torch.inf)
         self._lower = torch.zeros_like(low).scatter_(3, centre.argmax(dim=3, keepdim=True), 1.0)
 

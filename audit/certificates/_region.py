@@ -61,7 +61,8 @@ class Region:
         at_centre = a.dot(self.x) - spare
         slope = slope.flatten(1)
         if not self._bounded:
-            return at_centre - self.eps * (slope.norm(dim=1) if self.norm == "l2" else slope.amax(dim=1))
+            dual: Tensor = slope.norm(dim=1) if self.norm == "l2" else slope.amax(dim=1)
+            return at_centre - self.eps * dual
         room = torch.where(a.data > 0, a.at(self._room_down), a.at(self._room_up)).flatten(1)
         return at_centre - (self._gain_l1(slope, room) if self.norm == "l1" else self._gain_l2(slope, room))
 

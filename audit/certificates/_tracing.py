@@ -89,7 +89,8 @@ class _Lowering:
 
     def _step(self, node: fx.Node) -> Any:
         call, rule, name = self._called(node)
-        args, kwargs = (fx.node.map_arg(a, self._env.__getitem__) for a in (node.args, node.kwargs))
+        args: Any = fx.node.map_arg(node.args, self._env.__getitem__)
+        kwargs: Any = fx.node.map_arg(node.kwargs, self._env.__getitem__)
         value = call(*_plain(args), **_plain(kwargs))
         if not isinstance(value, Tensor) or not any(isinstance(self._env[n], _Traced) for n in node.all_input_nodes):
             return value
@@ -164,8 +165,20 @@ def _constant(value: Any) -> Tensor:
     return torch.as_tensor(value).detach().to(DTYPE)
 
 
+def _per_row(value: Any, x: _Traced) -> Tensor:
+    """A constant that broadcasts to a row of `x` from its first dimension on."""
+    constant = _constant(value)
+    if constant.dim() == len(x.shape) + 1 and len(constant) == 1:
+        constant = constant[0]
+    if constant.dim() > len(x.shape):
+        raise _Unknown("it combines its input with a constant for each row")
+    return constant.reshape(*[1] * (len(x.shape) - constant.dim()), *constant.shape)
+
+
 def _linear(site: _Site, x: _Traced, weight: Tensor, bias: Tensor | None = None) -> Layer:
-    return site.affine(x, Dense(_constant(weight)), None if bias is None else _constant(bias))
+    return site.affine(
+        x, Dense(_constant(weight)), None if bias is None else _constant(bias).reshape(*[1] * (len(x.shape) - 1), -1)
+    )
 
 
 def _matmul(site: _Site, x: _Traced, other: Tensor) -> Layer:
@@ -277,23 +290,23 @@ def _combined(site: _Site, x: Any, other: Any, sign: float) -> Layer:
         return Affine(site.name, (x.at, other.at), site.shape, maps, site.unit)
     if isinstance(x, _Traced):
         site.same_shape(x)
-        return site.affine(x, Copy(), sign * _constant(other))
+        return site.affine(x, Copy(), sign * _per_row(other, x))
     site.same_shape(other)
-    return site.affine(other, Copy() if sign > 0 else Scaling(-1.0), _constant(x))
+    return site.affine(other, Copy() if sign > 0 else Scaling(-1.0), _per_row(x, other))
 
 
 def _multiplied(site: _Site, x: Any, other: Any) -> Layer:
     if not isinstance(x, _Traced):
         x, other = other, x
     site.same_shape(x)
-    return site.affine(x, Scaling(_constant(other)))
+    return site.affine(x, Scaling(_per_row(other, x)))
 
 
 def _divided(site: _Site, x: Any, other: Any) -> Layer:
     if not isinstance(x, _Traced):
         raise _Unknown("it divides by its input")
     site.same_shape(x)
-    return site.affine(x, Scaling(1 / _constant(other)))
+    return site.affine(x, Scaling(1 / _per_row(other, x)))
 
 
 def _negated(site: _Site, x: _Traced) -> Layer:

@@ -1,6 +1,6 @@
 """CROWN: linear bounds carried back through the network, each ReLU between two lines within its own interval.
 
-Source: Zhang et al. 2018, arXiv:1811.00866; max-pooling: Boopathy et al. 2019, arXiv:1811.12395.
+Source: Zhang et al. 2018, arXiv:1811.00866; max-pooling after Boopathy et al. 2019, arXiv:1811.12395, with tighter planes.
 """
 
 from __future__ import annotations

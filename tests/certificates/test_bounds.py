@@ -83,7 +83,7 @@ def test_known_values() -> None:
     np.testing.assert_allclose(whole(found[IntervalBounds], both), [[-6, -4]], atol=5e-6)
     np.testing.assert_allclose(whole(found[CrownBounds], both), [[-3, -3]], atol=5e-6)
     grid = torch.cartesian_prod(torch.linspace(-1, 2, 61), torch.linspace(-2, 1, 61))
-    assert (net(grid).min().item(), net(grid).max().item()) == (-2.0, 1.0)
+    assert (net(grid).min().item(), net(grid).max().item()) == pytest.approx((-2.0, 1.0), abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", BOTH)
@@ -186,6 +186,19 @@ class Functional(nn.Module):
         return torch.flatten(-h.relu(), 1).view(x.size(0), -1) @ self.v
 
 
+class Skewed(nn.Module):
+    """Constants that differ from column to column, and one linear layer for all rows of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.each, self.second = nn.Conv2d(2, 3, 3, padding=1), nn.Linear(6, 4), nn.Linear(72, 3)
+        self.register_buffer("ramp", torch.linspace(-1, 1, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu((self.first(x * self.ramp) + self.ramp) / (self.ramp + 3))
+        return self.second(torch.relu(self.each(h)).permute(0, 3, 1, 2).flatten(1))
+
+
 NETS: dict[str, Callable[[], nn.Module]] = {
     "convolutions": lambda: nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.ReLU(),
@@ -204,6 +217,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
         nn.Flatten(2), nn.Conv1d(2, 3, 5, stride=3), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(15, 3),
     ),
     "residual": Block,
+    "skewed": Skewed,
     "functional": Functional,
 }  # fmt: skip
 
@@ -223,8 +237,8 @@ def test_no_point_of_the_region_lies_outside(name: str, norm: str) -> None:
     centre = net(x).double() @ a.T.double()
     for bounds in found.values():
         assert (bounds <= values.amin(dim=0)).all()
-    # Not vacuous: sampling comes within a factor of the distance that CROWN allows for.
-    assert (centre - found[CrownBounds]).mean() < 12 * (centre - values.amin(dim=0)).mean()
+    # Not vacuous; random points of an l2 or l1 ball find little of what there is.
+    assert (centre - found[CrownBounds]).mean() < (8 if norm == "linf" else 16) * (centre - values.amin(dim=0)).mean()
     assert found[CrownBounds].mean() > found[IntervalBounds].mean()
 
 
@@ -249,7 +263,7 @@ def test_tiny_nets_against_brute_force(seed: int) -> None:
 def test_windows_give_what_whole_layers_give(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.rand((2, 2, 6, 6), generator=torch.Generator().manual_seed(1))
     one_hot = Coefficients.one_hot
-    for name in ("convolutions", "max_pooling", "residual"):
+    for name in ("convolutions", "max_pooling", "residual", "skewed"):
         layers = traced_layers(seeded(NETS[name]), x)
         for norm in ("linf", "l2"):
             windows = CrownBounds(layers, Region(x, norm, 0.1, BOX)).intervals
@@ -262,13 +276,15 @@ def test_windows_give_what_whole_layers_give(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = digits().test.x[:3]
-    layers = traced_layers(trained_cnn(), torch.from_numpy(x))
-    y = torch.from_numpy(digits().test.labels[:3])
-    region = Region(torch.from_numpy(x), "linf", 0.2, (0.0, 16.0))
-    at_once = lower_margins(CrownBounds(layers, region), y)
-    monkeypatch.setattr("audit.certificates.interval._ELEMENTS", 2048 * 37)
-    np.testing.assert_allclose(lower_margins(CrownBounds(layers, region), y), at_once, atol=1e-9)
+    x = torch.rand((3, 2, 6, 6), generator=torch.Generator().manual_seed(1))
+    layers = traced_layers(seeded(NETS["convolutions"]), x)
+    y = torch.tensor([0, 1, 2])
+    for norm in ("linf", "l2"):
+        region = Region(x, norm, 0.1, BOX)
+        with monkeypatch.context() as patched:
+            at_once = lower_margins(CrownBounds(layers, region), y)
+            patched.setattr("audit.certificates.interval._ELEMENTS", 7 * max(layer.size for layer in layers))
+            np.testing.assert_allclose(lower_margins(CrownBounds(layers, region), y), at_once, atol=1e-12)
 
 
 def test_bounds_hold_what_float32_rounds_to() -> None:
@@ -284,7 +300,7 @@ def test_bounds_hold_what_float32_rounds_to() -> None:
         bounds = kind(layers, Region(x, "linf", 1e-3, None))
         low, high = whole(bounds, torch.tensor([[1.0]])).item(), -whole(bounds, torch.tensor([[-1.0]])).item()
         assert low <= 0 <= net(x).item() <= 8 <= high
-        assert -100 < low
+        assert low > -100
         assert high < 100
     precise = traced_layers(net.double(), x)
     assert whole(CrownBounds(precise, Region(x, "linf", 1e-3, None)), torch.tensor([[1.0]])).item() == pytest.approx(
@@ -309,6 +325,13 @@ class Scaled(nn.Module):
         return 1 / x.flatten(1)
 
 
+class Each(nn.Module):
+    """Adds something else to each row of a batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.arange(2.0).reshape(2, 1, 1, 1)
+
+
 class Squared(nn.Module):
     """Multiplies what it is fed by itself."""
 
@@ -316,14 +339,16 @@ class Squared(nn.Module):
         return x.flatten(1) * x.flatten(1)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize(
     ("net", "wanted"),
     [
         (nn.Sequential(nn.Conv2d(2, 2, 3), nn.GELU()), r"layer '1' \(GELU\)"),
         (nn.Sequential(nn.Flatten(), nn.Softmax(dim=1)), r"'1' \(Softmax\)"),
         (nn.Sequential(nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular")), "circular"),
-        (nn.Sequential(nn.Conv2d(2, 2, 2, padding="same")), "even kernel"),
-        (nn.BatchNorm2d(2, track_running_stats=False), "batch"),
+        (nn.Sequential(nn.Conv2d(2, 2, (3, 2), padding="same")), "even kernel"),
+        (Each(), "for each row"),
+        (nn.Sequential(nn.BatchNorm2d(2, track_running_stats=False)), "batch"),
         (Branches(), "traced"),
         (Scaled(), "divides by its input"),
         (Squared(), "constant"),

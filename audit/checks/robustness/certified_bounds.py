@@ -28,7 +28,7 @@ class CertifiedBounds(Check):
 
     For every other class the difference of logits is bounded from below over all inputs in the ball and the declared bounds; where each
     bound is above 0 the row is certified. ``method=ibp`` propagates intervals (Gowal et al. 2018, arXiv:1810.12715), ``method=crown``
-    linear bounds (Zhang et al. 2018, arXiv:1811.00866; max-pooling: Boopathy et al. 2019, arXiv:1811.12395), every intermediate bound
+    linear bounds (Zhang et al. 2018, arXiv:1811.00866; max-pooling after Boopathy et al. 2019, arXiv:1811.12395), every intermediate bound
     and the margin itself the tighter of both methods; the undivided number takes the best per row. Rows that the model gets wrong are
     not certified.
 
