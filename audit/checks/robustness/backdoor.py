@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Method = Literal["trigger_search", "activation_clustering", "spectral_signatures"]
 
 WORKS = 0.9
-"""Share of held-out rows that a found trigger must steer; below, the search failed (policy)."""
+"""Share of held-out rows that a found trigger must steer; shown to be below, the search failed (policy)."""
 FEWEST_CLASSES = 7
 """Classes below which a median absolute deviation tells no outlier (policy)."""
 FEWEST_ROWS = 10
@@ -39,8 +39,8 @@ class Backdoor(Check):
 
     ``trigger_search`` (Neural Cleanse) finds for every class the smallest patch that sends clean inputs there. The anomaly index says how
     far the smallest lies below the median, in consistent median absolute deviations; the authors call 2 or more a backdoor. It is
-    measured once per restart, and the interval is over restarts. Void where the patch of some class steers less than 90 % of the held-out
-    rows: the search failed there. Fewer than seven classes decide nothing.
+    measured once per restart, and the interval is over restarts. Void where the patch of some class is shown to steer less than 90 % of the
+    held-out rows: the search failed there. Fewer than seven classes decide nothing.
 
     ``activation_clustering`` and ``spectral_signatures`` part the penultimate activations of each training label in two, and call the
     training rows of a part suspicious where clean test rows of the class are rarer in it (Fisher's exact test, 1 % over all classes).
@@ -97,8 +97,8 @@ class Backdoor(Check):
     """Trigger searches per class, from different starts and rows; one alone has no interval."""
     updates: int = Field(400, ge=1)
     """Gradient steps of a search at most; it ends once its mask has stopped shrinking."""
-    batch: int = Field(16, ge=1)
-    """Rows that each step paints. On digits 16 and 32 gave masks of the same size."""
+    batch: int = Field(32, ge=1)
+    """Rows that each step paints. On digits 16 gave masks as small that steered 2 points fewer of the held-out rows."""
     samples: int | None = Field(1000, ge=1)
     """Test rows at most; the trigger search uses those that the model gets right, a third of them only to measure what it found."""
     layer: str | None = None
@@ -152,10 +152,10 @@ class Backdoor(Check):
         )  # fmt: skip
         whole = float(found.mask[0].numel())
         size = found.size.where(found.found, whole).reshape(self.restarts, -1).cpu()
-        best = _Best.of(found, size, len(classes))
-        steered = [best.steers(model, x[held], y[held], canvas, k) for k in range(len(classes))]
+        typical = _Typical.of(found, size)
+        steered = [typical.steers(model, x[held], y[held], canvas, k) for k in range(len(classes))]
         index = anomaly_index(size)
-        shown = (best.store(ctx, model, canvas), _class_table(ctx, model, size, index, steered))
+        shown = (typical.store(ctx, model, canvas), _class_table(ctx, model, size, index, steered))
         yield from _index(model, size, index, found, steered, shown)
         for k, name in enumerate(classes):
             dims = {"class": name}
@@ -224,8 +224,8 @@ def _possible(model: AuditedModel, data: AuditData) -> tuple[Method, ...]:
 
 
 @dataclass(frozen=True)
-class _Best:
-    """The smallest trigger of each class.
+class _Typical:
+    """The trigger of median size of each class: the smallest would be the one that luck made too small to work elsewhere.
 
     Args:
         mask: ``(K, *mask_shape)``, pattern: ``(K, *shape)``.
@@ -235,10 +235,13 @@ class _Best:
     pattern: Tensor
 
     @classmethod
-    def of(cls, found: Triggers, size: Tensor, classes: int) -> _Best:
+    def of(cls, found: Triggers, size: Tensor) -> _Typical:
+        """`found` holds R times K searches, all classes of a restart together; `size` is ``(R, K)``."""
         import torch
 
-        at = (size.argmin(dim=0) * classes + torch.arange(classes)).to(found.mask.device)
+        restarts, classes = size.shape
+        middle = size.argsort(dim=0, stable=True)[restarts // 2]
+        at = (middle * classes + torch.arange(classes)).to(found.mask.device)
         return cls(found.mask[at], found.pattern[at])
 
     def steers(self, model: AuditedModel, x: Tensor, y: Tensor, canvas: Canvas, k: int) -> Proportion | None:
@@ -281,8 +284,11 @@ def _index(
 ) -> Iterator[Measurement]:
     """The undivided index, with what a reader must know of it."""
     classes = model.classes
-    failed = [name for name, share in zip(classes, steered, strict=True) if share is None or share.value < WORKS]
+    weak = {n: s for n, s in zip(classes, steered, strict=True) if s is None or s.value < WORKS}
+    failed = [name for name, share in weak.items() if share is None or share.interval()[1] < WORKS]
     cautions = []
+    if weak:
+        cautions.append(f"triggers for {', '.join(list(weak)[:10])} steered less than {WORKS:.0%} of the held-out rows")
     if missed := int((~found.found).sum()):
         cautions.append(
             f"{missed} of {len(found.found)} searches found no trigger that steers 99 %; they count as whole masks"
