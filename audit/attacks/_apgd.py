@@ -194,26 +194,19 @@ class _Rows:
         return len(self.example)
 
     def take(self, rows: Tensor) -> _Rows:
-        return _Rows(
-            **{
-                field.name: mine.take(rows) if isinstance(mine, Ball) else mine[rows]
-                for field in fields(self)
-                for mine in [getattr(self, field.name)]
-            }
-        )
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return _Rows(**{name: v.take(rows) if isinstance(v, Ball) else v[rows] for name, v in values.items()})
 
     def joined(self, other: _Rows) -> _Rows:
         import torch
 
         if not len(self):
             return other
-        return _Rows(
-            **{
-                field.name: mine.joined(theirs) if isinstance(mine, Ball) else torch.cat([mine, theirs])
-                for field in fields(self)
-                for mine, theirs in [(getattr(self, field.name), getattr(other, field.name))]
-            }
-        )
+        pairs: dict[str, Any] = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        joined: dict[str, Any] = {
+            name: a.joined(b) if isinstance(a, Ball) else torch.cat([a, b]) for name, (a, b) in pairs.items()
+        }
+        return _Rows(**joined)
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,6 @@ def _shares(left: Tensor, queries: Tensor, threat: ThreatModel) -> Iterator[tupl
         if len(left):
             yield left, threat
         return
-    for spent in queries[left].unique().tolist():
+    for spent in sorted(set(queries[left].tolist())):
         if spent < threat.queries:
             yield left[queries[left] == spent], threat.model_copy(update={"queries": threat.queries - spent})

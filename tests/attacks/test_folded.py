@@ -12,6 +12,7 @@ from toys import Linear, audited
 from audit.attacks._folded import Folded, folded, wrong_for_both
 from audit.attacks._gradients import logits_and_gradient
 from audit.attacks.apgd_ce import ApgdCe
+from audit.checks.robustness._averaged import Averaged
 from audit.finding import ThreatModel
 from audit.model import AuditedModel
 from audit.rng import ExampleRng
@@ -117,6 +118,12 @@ def test_no_module_no_rows_or_already_folded_is_left_as_it_is() -> None:
             assert fast is own
     with folded(model(Residual()), rows()) as fast, folded(fast, rows()) as faster:
         assert faster is fast
+
+
+def test_a_model_that_averages_its_answers_keeps_doing_so() -> None:
+    averaged = Averaged(model(Residual()), 3)
+    with folded(averaged, rows()) as fast:
+        assert fast is averaged
 
 
 def test_what_is_not_wrong_for_the_model_itself_does_not_count() -> None:
