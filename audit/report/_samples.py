@@ -191,7 +191,8 @@ class _Reader:
             sample.bars_header = ("feature", "before → after", "change")
         size, norm = row.get("size"), self.evidence.meta.get("norm")
         if size is not None and (norm is not None or self.table is None):
-            sample.lines.append(f"size {_number(size)}" + (f" ({clean(norm)})" if norm else ""))
+            told = f"({clean(norm)})" if norm else clean(self.evidence.meta.get("units") or "")
+            sample.lines.append(f"size {_number(size)} {told}".rstrip())
         if (queries := row.get("queries")) is not None:
             sample.lines.append(f"{int(queries):,} queries")
         return sample

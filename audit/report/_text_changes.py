@@ -54,9 +54,9 @@ def strangers(passage: Passage) -> list[str]:
 
 def _changes(old: str, new: str) -> Iterator[tuple[int, int, int, int]]:
     """Differing ranges ``old[a:b]``, ``new[c:d]``: words are matched first, then characters within words that differ."""
-    words = [_TOKEN.findall(text) for text in (old, new)]
-    starts = [_starts(tokens) for tokens in words]
-    for kind, a, b, c, d in SequenceMatcher(None, *words).get_opcodes():
+    before, after = _TOKEN.findall(old), _TOKEN.findall(new)
+    starts = _starts(before), _starts(after)
+    for kind, a, b, c, d in SequenceMatcher(None, before, after).get_opcodes():
         if kind == "equal":
             continue
         paired = b - a == d - c

@@ -112,7 +112,7 @@ def test_adversarial_texts_stand_side_by_side(block_of: Callable[..., Block]) ->
     assert sample.title == "true good: good → bad"
     assert [p.label for p in sample.passages] == ["original: good", "attacked: bad"]
     assert sample.passages[1].pieces[1] == Piece("\u0435", True, "\u0435 U+0435 CYRILLIC SMALL LETTER IE")
-    assert "31 queries" in sample.lines
+    assert sample.lines[1:] == ["size 1 characters", "31 queries"]
     assert not sample.bars
 
 

@@ -128,8 +128,10 @@ def _closed(codes: Tensor, inserted: Tensor, original: Tensor) -> Tensor:
     new = inserted != PAD
     inserted = inserted.masked_fill(new.cumsum(dim=1) > room, PAD)
     both = torch.stack([codes, inserted], dim=2).flatten(1)
-    order = (both == PAD).to(torch.uint8).argsort(dim=1, stable=True)
-    return both.gather(1, order)[:, : codes.shape[1]]
+    kept = both != PAD
+    place = (kept.cumsum(dim=1) - 1).masked_fill(~kept, both.shape[1])
+    closed = both.new_full((len(both), both.shape[1] + 1), PAD).scatter_(1, place, both)
+    return closed[:, : codes.shape[1]].contiguous()
 
 
 def _is(kind: str, codes: Tensor) -> Tensor:
