@@ -45,7 +45,7 @@ class Art(Attack):
     model_config = ConfigDict(extra="allow")
 
     access: ClassVar[Access] = _OfMember("white_box", catalogue.access)  # type: ignore[assignment]
-    norms: ClassVar[frozenset[str]] = _OfMember(frozenset({"linf", "l2"}), catalogue.norms)  # type: ignore[assignment]
+    norms: ClassVar[frozenset[str]] = _OfMember(frozenset({"linf", "l2", "l1"}), catalogue.norms)  # type: ignore[assignment]
     needs: ClassVar[frozenset[Capability]] = _OfMember(frozenset({Capability.LABELS}), catalogue.needs)  # type: ignore[assignment]
 
     member: str

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from audit.bridges.art_catalogue import Signature, access, signature
+from audit.bridges.art_catalogue import Signature, access, attack_name, signature
 from audit.bridges.global_generators import seeded
 from audit.finding import ThreatModel
 from audit.model import AuditedModel, Capability
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _NORMS = {"linf": float("inf"), "l2": 2, "l1": 1}
 # These want softmax outputs; the others do better on logits, which do not saturate.
-_WANTS_PROBABILITIES = {"simba", "virtual_adversarial_method"}
+_WANTS_PROBABILITIES = {"newton_fool", "simba", "virtual_adversarial_method"}
 # These take `y` for the class to reach, and choose one at random where they are given none.
 _TAKES_TARGETS = {"saliency_map_method"}
 
@@ -99,7 +99,17 @@ def run(
         queried = _Queried(model, box, x, name in _WANTS_PROBABILITIES)
         attack = _build(found, parameters, wrap(queried), model.micro_batch, threat, box.width)
         told = None if name in _TAKES_TARGETS else labels
-        moved = np.asarray(attack.generate(x=clean.copy(), y=told), dtype=np.float32)
+        try:
+            moved = np.asarray(attack.generate(x=clean.copy(), y=told), dtype=np.float32)
+        except ImportError as error:
+            raise _missing(name, error) from error
+        except (ValueError, IndexError, TypeError) as error:
+            if isinstance(error, UserError):
+                raise
+            shape = tuple(x.shape[1:])
+            raise UserError(
+                f"art.{name} cannot attack inputs of shape {shape} with these parameters: {error}"
+            ) from error
     if moved.shape != clean.shape:
         raise RuntimeError(f"art.{name} answered shape {moved.shape} to inputs of shape {clean.shape}")
     return ArtResult(_proposals(found, x, clean, moved, box, threat), queried.forward, queried.backward, queried.zero)
@@ -122,17 +132,31 @@ def _build(
     if found.parameters.get("batch_size") == "1":
         del arguments["batch_size"]  # some know no other
     arguments = {key: value for key, value in arguments.items() if key in found.parameters}
-    if "attacker_params" in found.parameters:
-        arguments["attacker_params"] = {"verbose": False}  # or the attack inside it draws progress bars
+    if "es" in found.parameters:
+        arguments["es"] = (
+            1  # differential evolution, of SciPy; the other strategy needs a package that ART does not declare
+        )
     for key, value in parameters.items():
         arguments[key] = value / width if key == "eps_step" else value
     try:
         cls = getattr(importlib.import_module(found.module), found.class_name)
+        if "attacker_params" in found.parameters and _draws_bars(cls, arguments.get("attacker", "deepfool")):
+            arguments["attacker_params"] = {"verbose": False, **(arguments.get("attacker_params") or {})}
         return cls(estimator, **arguments)
     except ImportError as error:
-        raise UserError(f"art.{found.name} needs a package that is not installed: {error}") from error
+        raise _missing(found.name, error) from error
     except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"art.{found.name} refuses its parameters: {error}") from error
+
+
+def _missing(name: str, error: ImportError) -> UserError:
+    return UserError(f"art.{name} needs a package that is not installed: {error}")
+
+
+def _draws_bars(cls: Any, attacker: str) -> bool:
+    """Whether the attack inside a universal one can be told to be quiet; an unknown one is ART's to refuse."""
+    inner = cls.attacks_dict.get(attacker, "").rsplit(".", 1)[-1]
+    return bool(inner) and "verbose" in signature(attack_name(inner)).parameters
 
 
 def _proposals(
@@ -151,7 +175,8 @@ def _proposals(
     delta = out - x
     flat = delta.flatten(1)
     size = flat.abs().amax(dim=1) if threat.norm == "linf" else flat.norm(p=_NORMS[threat.norm or "l2"], dim=1)
-    over = (size > eps) & (size <= eps + 1e-6 * box.width * flat.shape[1] ** 0.5)
+    growth = flat.shape[1] ** {"linf": 0.0, "l2": 0.5, "l1": 1.0}[threat.norm or "linf"]
+    over = (size > eps) & (size <= eps + 1e-6 * box.width * growth)
     if bool(over.any()):
         if threat.norm == "linf":
             pulled = x[over] + delta[over].clamp(-eps, eps)

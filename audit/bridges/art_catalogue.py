@@ -41,6 +41,7 @@ class Signature:
         module: where ART defines `class_name`.
         parameters: constructor parameter → source text of its default; None where it has none.
         requires: estimator classes it asks for.
+        orders: the orders of norm that it accepts, as ``1``, ``2``, ``np.inf``; empty where it names none.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Signature:
     class_name: str
     parameters: Mapping[str, str | None]
     requires: frozenset[str]
+    orders: frozenset[str] = frozenset()
 
     @property
     def settable(self) -> list[str]:
@@ -136,6 +138,20 @@ def _requirements(lineage: Sequence[ast.ClassDef]) -> frozenset[str]:
     return frozenset()
 
 
+def _orders(lineage: Sequence[ast.ClassDef]) -> frozenset[str]:
+    """What the nearest ``if self.norm not in [1, 2, np.inf]`` of a class compares with."""
+    for node in lineage:
+        for item in ast.walk(node):
+            if (
+                isinstance(item, ast.Compare)
+                and isinstance(item.ops[0], ast.NotIn)
+                and ast.unparse(item.left) == "self.norm"
+                and isinstance(item.comparators[0], ast.List)
+            ):
+                return frozenset(ast.unparse(order) for order in item.comparators[0].elts)
+    return frozenset()
+
+
 @cache
 def signature(name: str) -> Signature:
     """What ART's attack `name` takes and asks for.
@@ -147,7 +163,7 @@ def signature(name: str) -> Signature:
         raise unknown("ART attack", f"art.{name}", [f"art.{known}" for known in sorted(_classes())])
     module, class_name = _classes()[name]
     lineage = list(_lineage(module, class_name))
-    return Signature(name, module, class_name, _constructor(lineage), _requirements(lineage))
+    return Signature(name, module, class_name, _constructor(lineage), _requirements(lineage), _orders(lineage))
 
 
 def signatures() -> dict[str, Signature]:
@@ -162,10 +178,9 @@ _NO_BALL = "it does not stay close in an lp norm, so no eps bounds it"
 _TARGETED = "it has no untargeted form"
 _VIDEO = "it is made for video"
 _REFUSED = {
-    "brendel_bethge_attack": "two runs with one seed have been seen to differ",
+    "brendel_bethge_attack": "two runs with one seed have been seen to differ, and it compiles for minutes before its first step",
     "geoda": "ART 1.20 calls np.mat, which NumPy 2 has removed",
     "low_profool": "it needs an importance for every feature, fitted beforehand",
-    "threshold_attack": "it needs the undeclared package cma",
     "auto_attack": "ART's AutoAttack is not the standard AutoAttack, and it needs the undeclared package multiprocess; "
     "name the attacks you want one by one",
     "adversarial_patch": _NO_BALL,
@@ -190,11 +205,14 @@ _REFUSED = {
     "targeted_universal_perturbation": _TARGETED,
     "wasserstein": _NO_BALL,
 }
-# ART declares no need of gradients for these, but they take them.
-_HIDDEN_GRADIENTS = {"universal_perturbation", "virtual_adversarial_method"}
+# ART declares no need of gradients for it, but the attack inside it takes them.
+_HIDDEN_GRADIENTS = {"universal_perturbation"}
 _LABELS_ONLY = {"boundary_attack", "hop_skip_jump", "sign_opt_attack"}
 # The norm that eps has where the constructor has no `norm`.
 _NORM_OF_EPS = {"basic_iterative_method": "linf", "virtual_adversarial_method": "l2"}
+
+
+_ORDERS = {"linf": "np.inf", "l2": "2", "l1": "1"}
 
 
 def refusal(name: str) -> str | None:
@@ -203,13 +221,22 @@ def refusal(name: str) -> str | None:
     if name in _REFUSED:
         return _REFUSED[name]
     if other := sorted(found.requires - _OFFERED):
-        return f"it needs an estimator that is a {' and a '.join(other)}, not a classifier under audit"
+        return f"it works on {' and '.join(other)}, which no classifier under audit is"
     return None
 
 
 def available() -> list[str]:
     """The ART attacks that are offered."""
     return [name for name in sorted(_classes()) if refusal(name) is None]
+
+
+def refused() -> dict[str, list[str]]:
+    """Why → the ART attacks that are not offered for that reason."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(_classes()):
+        if reason := refusal(name):
+            found.setdefault(reason, []).append(name)
+    return found
 
 
 def check(name: str, parameters: Mapping[str, Any]) -> None:
@@ -249,10 +276,12 @@ def needs(name: str) -> frozenset[Capability]:
 def norms(name: str) -> frozenset[str]:
     """Norms whose eps the attack can be held to.
 
-    An attack without eps looks for the nearest misclassified input by a distance of its own; what it finds within eps in any
-    norm counts.
+    An attack that takes a norm says in its source which; one without eps looks for the nearest misclassified input by a distance of its
+    own, and what it finds within eps in any norm counts.
     """
-    parameters = signature(name).parameters
-    if "norm" not in parameters and name in _NORM_OF_EPS:
+    found = signature(name)
+    if "norm" not in found.parameters and name in _NORM_OF_EPS:
         return frozenset({_NORM_OF_EPS[name]})
-    return frozenset({"linf", "l2"})
+    if found.orders:
+        return frozenset(norm for norm, order in _ORDERS.items() if order in found.orders)
+    return frozenset(_ORDERS)

@@ -49,11 +49,15 @@ def _catalogue(group: Any, name: str | None) -> None:
     console.print(table)
     if group == "attacks":
         from audit.bridges.art_catalogue import available as offered
+        from audit.bridges.art_catalogue import refused
 
         names = offered()
         console.print(
             f"\n[bold]through adversarial-robustness-toolbox[/], as art.NAME ({len(names)}):\n{', '.join(names)}"
         )
+        console.print("\n[bold]not offered[/], and why:")
+        for reason, of_these in refused().items():
+            console.print(f"{', '.join(of_these)}: {reason}")
     console.print(f"\n[dim]audit {group} NAME explains one.[/]")
 
 

@@ -125,7 +125,7 @@ def test_every_offered_attack_says_what_it_needs() -> None:
     for name in offered:
         built = Art(member=name)
         assert (Capability.GRADIENTS in built.needs) == (built.access == "white_box"), name
-        assert built.norms <= {"linf", "l2"}
+        assert built.norms <= {"linf", "l2", "l1"}
     assert Art(member="hop_skip_jump").needs == {Capability.LABELS}
     assert Art(member="square_attack").access == "black_box_scores"
     assert Art(member="basic_iterative_method").norms == {"linf"}
