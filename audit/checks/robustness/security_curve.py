@@ -156,20 +156,16 @@ class SecurityCurve(Check):
         limit = whole if found.minimal else grid[-1]
         why, cautions = found.judged(scores[right], bool((predicted != predicted[0]).any()), grid[-1], limit)
         curve = _Curve(rows, right, found, grid, limit)
-        stored = (curve.drawn(), curve.listed(), *found.examples)
-        for measurement in (
-            *curve.accuracies(outcomes=self.eps is not None),
-            curve.area(),
-            *curve.median(ctx.number("median distance")),
+        drawn, listed = curve.drawn(), curve.listed()
+        every = (
+            *curve.accuracies(drawn, outcomes=self.eps is not None),
+            curve.area((drawn, listed, *found.examples), given=self.eps is not None),
+            *curve.median(listed, ctx.number("median distance")),
             *curve.price(),
-        ):
-            yield measurement.model_copy(
-                update={
-                    "evidence": (*measurement.evidence, *stored),
-                    "cautions": (*cautions, *measurement.cautions),
-                    "voids": dict.fromkeys(_JUDGED, why) if why and measurement.metric == "area" else {},
-                }
-            )
+        )
+        for measured in every:
+            voids = dict.fromkeys(_JUDGED, why) if why and measured.metric == "area" else {}
+            yield measured.model_copy(update={"cautions": (*cautions, *measured.cautions), "voids": voids})
 
 
 _JUDGED = ("robust_accuracy", "accuracy_at_largest_eps", "area", "median_distance")
@@ -200,14 +196,14 @@ class _Curve:
         whole[self.right] = self.found.distance
         return whole
 
-    def accuracies(self, *, outcomes: bool) -> Iterator[Measurement]:
+    def accuracies(self, drawn: EvidenceRef, *, outcomes: bool) -> Iterator[Measurement]:
         """Accuracy at every eps, and at the last by its own name."""
         for eps in self.grid:
-            evidence: tuple[EvidenceRef, ...] = ()
+            evidence: tuple[EvidenceRef, ...] = (drawn,)
             if outcomes:
                 writer = self.rows.ctx.evidence(f"outcomes-eps={eps:g}", "outcomes")
                 writer.append(self.rows.ids, value=(self.distance > eps).double())
-                evidence = (writer.ref,)
+                evidence = (writer.ref, drawn)
             measured: dict[str, Any] = {
                 "estimate": _share(self.distance > eps),
                 "threat_model": self._threat(eps),
@@ -216,8 +212,8 @@ class _Curve:
             yield Measurement(metric="robust_accuracy", dims={"eps": f"{eps:g}"}, **measured)
         yield Measurement(metric="accuracy_at_largest_eps", **measured)
 
-    def area(self) -> Measurement:
-        """Mean share of the range of the grid that a row withstands."""
+    def area(self, stored: tuple[EvidenceRef, ...], *, given: bool) -> Measurement:
+        """Mean share of the range of the grid, given or found, that a row withstands."""
         from audit.stats import mean_and_se
 
         largest = self.grid[-1]
@@ -229,17 +225,19 @@ class _Curve:
             metric="area",
             estimate=Mean(value=value, se=se, n=n),
             threat_model=self._threat(largest),
-            evidence=(writer.ref,),
-            cautions=(f"the area is that of eps from 0 to {largest:g}, as a share of that range",),
+            evidence=(writer.ref, *stored),
+            cautions=()
+            if given
+            else (f"over eps from 0 to {largest:g}, this model's own range: give eps to compare models",),
         )
 
-    def median(self, seed: int) -> Iterator[Measurement]:
+    def median(self, listed: EvidenceRef, seed: int) -> Iterator[Measurement]:
         """Of the rows that the model gets right; nothing where there are none."""
         n = len(self.found.distance)
         if not n:
             return
         unbroken = int((self.found.distance > self.limit).sum())
-        measured: dict[str, Any] = {"threat_model": self._threat(None)}
+        measured: dict[str, Any] = {"threat_model": self._threat(None), "evidence": (listed,)}
         if 2 * unbroken >= n:
             measured["unresolved"] = (
                 f"{unbroken} of {n} rows were never broken, up to {self.limit:g}: the median lies beyond what was looked at"

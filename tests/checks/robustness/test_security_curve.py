@@ -153,15 +153,17 @@ def test_stored_examples_are_the_rows_that_fell(tmp_path: Path) -> None:
 
 def test_attacks_with_an_eps_run_where_nothing_smaller_was_found(tmp_path: Path) -> None:
     subject, grid = cnn(), "eps: [0.4, 1.2, 2.4]"
-    alone = found(go(tmp_path, subject, few(), f"{{attacks: [pgd: {{steps: 8}}], {grid}}}"))
+    first = go(tmp_path, subject, few(), f"{{attacks: [pgd: {{steps: 8}}], {grid}}}")
+    alone = found(first)
     accuracies = [estimate(alone[f"robust_accuracy@{eps}"]).value for eps in ("0.4", "1.2", "2.4")]
     assert accuracies == sorted(accuracies, reverse=True)
     assert accuracies[0] > accuracies[-1] > 0
-    assert [ref.path.rsplit("/", 1)[-1] for ref in alone["area"].evidence if ref.kind == "adversarial"] == [
+    examples = [ref for ref in alone["area"].evidence if ref.kind == "adversarial"]
+    assert [ref.path.rsplit("/", 1)[-1] for ref in examples] == [
         "adversarial-pgd_eps=0.4", "adversarial-pgd_eps=1.2", "adversarial-pgd_eps=2.4",
     ]  # fmt: skip
-    # Three runs of nine passes at most, and fewer rows each time.
-    assert estimate(alone["queries"]).value < 27
+    broken = [row for ref in examples for row in first.stored.evidence(ref).ids]
+    assert len(broken) == len(set(broken)), "what fell at a smaller eps is not attacked again"
     report = go(tmp_path, subject, few(), f"{{attacks: [fmn: {{steps: 20}}, pgd: {{steps: 8}}], {grid}}}")
     both = found(report)
     for eps in ("0.4", "1.2", "2.4"):
@@ -226,6 +228,14 @@ def test_a_cap_on_queries_is_part_of_the_threat_model(tmp_path: Path) -> None:
     threat = by["area"].threat_model
     assert threat is not None
     assert threat.queries == 9
+
+
+def test_nothing_right_is_nothing_to_attack(tmp_path: Path) -> None:
+    wrong = batch(few(5).test.x, (few(5).test.labels + 1) % 10)
+    by = found(go(tmp_path, cnn(), data(wrong, n_classes=10, bounds=(0.0, 16.0)), "{points: 2}"))
+    assert estimate(by["area"]).value == 0
+    assert "median_distance" not in by
+    assert any("nothing to attack" in caution for caution in by["area"].cautions)
 
 
 def test_two_runs_are_equal(tmp_path: Path) -> None:
