@@ -109,6 +109,19 @@ def test_a_certified_net_of_one_neuron_is_certified_to_its_kink() -> None:
     for eps, certified in ((0.7499, True), (0.7501, False)):
         margins = certified_margins(layers, x, y, "linf", eps, None, crown=True)
         assert [bool(m > 0) for m in margins.values()] == [certified, certified]
+    wide = certified_margins(layers, x, y, "linf", 1.9, None, crown=True)
+    assert (
+        lower_margins(CrownBounds(layers, Region(x, "linf", 1.9, None)), y).min() < -1
+    )  # the identity below, down to -0.9
+    assert wide["crown"] == wide["ibp"] == pytest.approx(-0.25, abs=1e-6)
+
+
+def test_the_ball_holds_every_example_that_confirm_lets_pass() -> None:
+    ulp = 2.0**-23
+    for norm, growth in (("linf", 1), ("l2", 8), ("l1", 64)):
+        region = Region(torch.full((1, 64), 5.0), norm, 1.0, (0.0, 16.0))
+        assert region.eps - 1 == pytest.approx(16 * ulp * growth)
+        assert (region.high - 6).min() >= 0.99 * 16 * ulp * growth
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -258,6 +271,35 @@ def test_tiny_nets_against_brute_force(seed: int) -> None:
         assert crown <= margin
         if eps == 0.05:  # where few neurons change sign, the relaxation is all but exact
             assert crown > margin - 0.05
+
+
+class Peak(nn.Module):
+    """The largest of four, and a sum in which some pull up and some down: either end of an element may be the worse one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("pull", torch.tensor([[-2.0], [1.0], [-2.0], [1.0]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool1d(x, 4).flatten(1) + x.flatten(1) @ self.pull
+
+
+def test_the_planes_of_a_maximum() -> None:
+    x = torch.rand((200, 1, 4), generator=torch.Generator().manual_seed(0))
+    corners = torch.cartesian_prod(*[torch.tensor([-1.0, -0.3, 0.3, 1.0])] * 4)[:, None, None]
+    net = Peak().eval()
+    layers = traced_layers(net, x)
+    for eps in (0.05, 0.3):
+        values = net((x + eps * corners).flatten(0, 1)).reshape(-1, 200)
+        bounds = CrownBounds(layers, Region(x, "linf", eps, None))
+        found = whole(bounds, torch.tensor([[1.0], [-1.0]]))
+        assert (found[:, 0] <= values.amin(dim=0)).all()
+        assert (-found[:, 1] >= values.amax(dim=0)).all()
+        sole = (
+            x.flatten(1).topk(2).values.diff().abs().squeeze(1) > 2 * eps + 1e-4
+        )  # one element is always the largest: linear
+        assert sole.any()
+        np.testing.assert_allclose(found[sole, 0], values.amin(dim=0)[sole], atol=1e-5)
 
 
 def test_windows_give_what_whole_layers_give(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,12 @@ def test_a_linear_models_radius_is_its_distance() -> None:
     assert 0.3 < float(found.median()) < 0.4
 
 
+def test_the_class_is_named_on_other_noise_than_it_is_judged_on() -> None:
+    x = torch.tensor([[0.6, 0.8]]).repeat(40, 1)
+    found = torch.cat([s.count for _, s in certify(LINE, x, 0.5, 101, 101, 0.001, rng(40))])
+    assert 8 < int((found < 51).sum()) < 32  # on the same noise the class named would always have the most
+
+
 def test_counts_do_not_depend_on_how_the_copies_are_cut() -> None:
     x = torch.tensor([[0.6, 0.9], [0.5, 0.8], [1.0, 1.0]])
     whole = torch.cat([c for _, c in class_counts(LINE, x, 1.0, 300, rng(3))])
