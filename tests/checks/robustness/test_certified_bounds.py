@@ -133,6 +133,17 @@ def test_no_attack_breaks_a_certificate(tmp_path: Path) -> None:
     assert found(report).estimate.n == 30  # type: ignore[union-attr]
 
 
+def test_attack_and_certificate_take_the_same_rows(tmp_path: Path) -> None:
+    attack = "  - robustness.evasion: {attacks: [pgd: {steps: 1}], eps: 0.1, samples: 10}\n"
+    report = go(tmp_path, model(dense(0.0)), rows(), attack + entry("{eps: 0.1, samples: 10, methods: [ibp]}"))
+    ids = [
+        report.stored.evidence(next(ref for ref in finding.evidence if ref.kind == "outcomes")).ids
+        for finding in (found(report), found(report, "robust_accuracy"))
+    ]
+    assert ids[0] == ids[1]
+    assert len(ids[0]) == 10
+
+
 def test_wrong_rows_are_not_certified(tmp_path: Path) -> None:
     test = rows(20).test
     labels = (test.labels + (np.arange(20) < 10)) % 10
