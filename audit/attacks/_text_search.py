@@ -115,7 +115,7 @@ class TextAttack(Attack):
     protect: Annotated[str, AfterValidator(_pattern)] = r"(?:https?://|www\.)\S+|\S+@\S+\.\w+|[@#]\w+"
     """Regular expression of what is not touched: by default addresses of pages and people, mentions, hashtags."""
     tries: int = Field(24, ge=1)
-    """Edits asked about per word at most; of more, so many are drawn."""
+    """With scores, edits asked about per word at most; of more, so many are drawn."""
     restarts: int | None = Field(None, ge=1)
     """Searches from the unchanged text, each with edits drawn anew: by default 2 with scores, of which the second is left out where
     nothing was drawn, and 20 with labels alone, where each takes few queries."""
@@ -302,7 +302,7 @@ class TextAttack(Attack):
         """An edit drawn for each of the first one, two, four, seven … places: the fewest that make the answer wrong, however many."""
         chosen: list[Edit] = []
         for place in places:
-            drawn = [place[i] for i in rng.permutation(len(place))[: self.tries]]
+            drawn = [place[i] for i in rng.permutation(len(place))]
             chosen += next(([edit] for edit in drawn if self._fits(text, [*chosen, edit], length)), [])
         counts = [1] if chosen else []
         while counts and counts[-1] < len(chosen):  # each half as many again
