@@ -1,6 +1,6 @@
 """How often `robustness.backdoor` cries wolf on clean models, and how often it finds a planted patch.
 
-python benchmarks/backdoor.py [--clean 20] [--poisoned 8]
+python benchmarks/backdoor.py [--clean 20] [--poisoned 8] [--restarts 5] [--batch 32]
 
 Convolutional networks on scikit-learn's digits (1,297 training rows, 500 test rows), each from its own seed; the poisoned ones with a
 bright 2×2 patch in the lower right corner of 5 % of the training rows, labelled as the target (the seed modulo ten). Default parameters,
@@ -76,14 +76,14 @@ def train(rows: AuditData, seed: int, epochs: int = 12) -> nn.Module:
     return net.eval()
 
 
-def audit_one(seed: int, target: int | None, folder: Path) -> dict[str, object]:
+def audit_one(seed: int, target: int | None, folder: Path, check: Backdoor) -> dict[str, object]:
     """Train a network, check it, and tell what the numbers were."""
     rows = digits() if target is None else poisoned(digits(), target, seed)
     net = train(rows, seed)
     model = audited(net, (1, 8, 8), 10, bounds=(0.0, 16.0))
     start = time.process_time()
     ctx = context(folder, seed=seed, check_id=f"backdoor-{seed}-{target}")
-    found = {part_name(m.metric, m.dims): m for m in Backdoor().run(model, rows, ctx)}
+    found = {part_name(m.metric, m.dims): m for m in check.run(model, rows, ctx)}
     index = found["anomaly_index"].estimate
     low, high = index.interval()
     gate = Gate.parse(f"< {THRESHOLD}")
@@ -113,13 +113,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--clean", type=int, default=20)
     parser.add_argument("--poisoned", type=int, default=8)
+    parser.add_argument("--restarts", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=32)
     counts = parser.parse_args()
     torch.set_num_threads(1)
+    check = Backdoor(restarts=counts.restarts, batch=counts.batch)
     with tempfile.TemporaryDirectory() as folder:
         for kind, count in (("clean", counts.clean), ("poisoned", counts.poisoned)):
             results = []
             for seed in range(count):
-                results.append(audit_one(seed, seed % 10 if kind == "poisoned" else None, Path(folder)))
+                results.append(audit_one(seed, seed % 10 if kind == "poisoned" else None, Path(folder), check))
                 shown = ", ".join(
                     f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in results[-1].items()
                 )
