@@ -131,3 +131,14 @@ def test_texts_come_as_a_list_of_strings(registry: Registry) -> None:
     assert x.dtype == model.input_dtype
     assert model.predict(x).tolist() == [1, 0, 0]
     assert model.scores(x)[0].tolist() == [0.1, 0.9]
+
+
+def test_a_text_model_is_asked_about_words_before_it_is_registered(registry: Registry) -> None:
+    """Random texts, of any length down to none: what a vectoriser chokes on shows at registration."""
+    from audit.registry.probing import example_inputs
+    from audit.text import decode_all
+
+    text = InputSpec(fields=(Field(name="said", kind="text", shape=(30,)),))
+    asked = decode_all(example_inputs(text, 50))
+    assert min(map(len, asked)) < 3 < 25 < max(map(len, asked))
+    assert any(" " in said.strip() for said in asked)
