@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 BEYOND = 0.05
 """How far beyond the estimated crossing the walk back aims, as a share of the lead that is left: on it, rounding would decide."""
 
+CLEAR = 1e-5
+"""Smallest lead of an example that is kept, as a share of the input's largest logit. The nearest examples lie where another batch size
+rounds them back to the label; nothing is lost by it but as small a share of the distance."""
+
 
 class Nearest(Tally):
     """As `Tally`, of attacks that seek the nearest example: with an eps an input is done once something within is found, with none never.
@@ -39,9 +43,14 @@ class Nearest(Tally):
         self.size = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
         self.rival = y.clone()
         self.lead = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        self.clear = torch.zeros_like(self.lead)
+
+    def calibrate(self, example: Tensor, clean: Tensor) -> None:
+        """Tell it the logits ``(R, C)`` of inputs, before anything is weighed against them."""
+        self.clear[example] = CLEAR * clean.abs().amax(dim=1).to(self.clear)
 
     def weigh(self, example: Tensor, logits: Tensor, x: Tensor) -> Tensor:
-        """Keep what is misclassified and nearer than what is known; gives which rows ``(R,)`` are misclassified.
+        """Keep what is clearly misclassified and nearer than what is known; gives which rows ``(R,)`` are misclassified.
 
         Args:
             example: ``(R,)`` which input each row works on, in order.
@@ -52,7 +61,8 @@ class Nearest(Tally):
 
         top, rival = logits.max(dim=1)
         wrong: Tensor = rival != self.y[example]
-        at = wrong.nonzero().flatten()
+        lead = top - logits.gather(1, self.y[example, None]).squeeze(1)
+        at = (wrong & (lead > self.clear[example])).nonzero().flatten()
         if not len(at):
             return wrong
         size = perturbation_size(x[at].double() - self.clean[example[at]].double(), self.norm)
@@ -65,8 +75,7 @@ class Nearest(Tally):
         nearer = first & (size < self.size[example[at]])
         at, size = at[nearer], size[nearer]
         row = example[at]
-        self.x[row], self.size[row], self.rival[row] = x[at], size, rival[at]
-        self.lead[row] = (top[at] - logits[at, self.y[row]]).to(self.lead)
+        self.x[row], self.size[row], self.rival[row], self.lead[row] = x[at], size, rival[at], lead[at].to(self.lead)
         if self.eps is not None:
             self.fooled[row] = size <= self.eps
         return wrong
@@ -94,7 +103,8 @@ class Nearest(Tally):
                 return
             behind = (logits.gather(1, self.y[rows, None]) - logits.gather(1, self.rival[rows, None])).squeeze(1)
             lead = self.lead[rows]
-            share = (behind + BEYOND * lead) / (behind + lead).clamp_min(torch.finfo(lead.dtype).tiny)
+            aim = (BEYOND * lead).maximum(2 * self.clear[rows])
+            share = (behind + aim) / (behind + lead).clamp_min(torch.finfo(lead.dtype).tiny)
             share = per_row(share.clamp(0.0, 1.0), inner)
             between = (inner + share * (self.x[rows] - inner)).clamp(*self.box)
             self.asked(rows)

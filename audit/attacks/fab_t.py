@@ -88,6 +88,7 @@ class FabT(Attack):
         with frozen_parameters(model):
             nearest.asked(nearest.left())
             clean = logits_of(model, x)
+            nearest.calibrate(nearest.left(), clean)
             others = clean.scatter(1, y[:, None], -torch.inf)
             targets = others.topk(min(self.targets, clean.shape[1] - 1), dim=1).indices
             for run in range(self.restarts):

@@ -103,6 +103,7 @@ class Fmn(Attack):
                 lead = (margin(logits, y[search.example]) * logits).sum(dim=1)
                 if step == 0:
                     clean[search.example] = logits
+                    nearest.calibrate(search.example, logits)
                     first = lead.abs() / length(gradient, "l2").clamp_min(TINY)
                     search = replace(search, unit=search.unit.where(search.unit.isfinite(), first))
                 # Without a gradient a point that is right stays where it is for ever.

@@ -76,7 +76,7 @@ def test_finds_the_distance_of_a_line(norm: str, bounds: tuple[float, float] | N
     model, x, y = line()
     limits = threat(norm, None, bounds)
     found = FabT(steps=20).run(model, x, y, limits, streams(1))
-    assert float(sizes(model, x, y, found, limits)) == pytest.approx(DISTANCE[norm], rel=1e-5)
+    assert float(sizes(model, x, y, found, limits)) == pytest.approx(DISTANCE[norm], rel=1e-4)
     for factor, flips in ((1.001, True), (0.999, False)):
         limits = threat(norm, factor * DISTANCE[norm], bounds)
         found = FabT(steps=20).run(model, x, y, limits, streams(1))
@@ -89,7 +89,7 @@ def test_goes_along_the_box_where_it_blocks_the_way(norm: str, distance: float) 
     model, y = audited(Linear([3.0, 4.0], -5.0), (2,)), torch.tensor([1])
     x, limits = torch.tensor([[0.0, 4.0]]), threat(norm, None, (0.0, 10.0))
     found = FabT(steps=10).run(model, x, y, limits, streams(1))
-    assert float(sizes(model, x, y, found, limits)) == pytest.approx(distance, rel=1e-5)
+    assert float(sizes(model, x, y, found, limits)) == pytest.approx(distance, rel=1e-4)
     limits = threat(norm, None, (2.0, 5.0))  # all of this box is one class
     x = torch.tensor([[3.0, 4.0]])
     assert torch.equal(FabT(steps=10).run(model, x, y, limits, streams(1)).x, x)
@@ -107,7 +107,7 @@ def test_finds_the_nearest_of_several_classes(norm: str) -> None:
     every, first = (
         sizes(model, x, y, FabT(steps=20, targets=t).run(model, x, y, limits, streams(len(x))), limits) for t in (9, 1)
     )
-    assert torch.allclose(every, distance.amin(dim=1), rtol=1e-5)
+    assert torch.allclose(every, distance.amin(dim=1), rtol=1e-3)
     likeliest = logits.scatter(1, y[:, None], -torch.inf).argmax(dim=1)
     farther = distance.gather(1, likeliest[:, None]).squeeze(1) > 1.01 * distance.amin(dim=1)
     assert farther.any(), "the likeliest class is not always the nearest"
@@ -164,6 +164,15 @@ def test_one_pass_a_step_finds_examples_as_near_as_two_do(cnn: AuditedModel, nor
     assert float(ours.mean()) < 1.01 * float(paper.mean())
     assert float((ours / paper).median()) < 1.005
     assert int(found.queries.sum()) == len(x) * 32
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_nearest_examples_hold_in_any_batch(cnn: AuditedModel, norm: str) -> None:
+    x, y = right_digits(cnn, 40)
+    found = FabT(steps=10, targets=1, final_search=8).run(cnn, x, y, threat(norm), streams(40)).x
+    alone = torch.cat([cnn.predict(row[None]) for row in found])
+    assert torch.equal(alone, cnn.predict(found))
+    assert (alone != y).float().mean() > 0.9
 
 
 # --- what it may and may not do ----------------------------------------------------------------------------------
