@@ -169,8 +169,12 @@ class Columns:
             out[..., group] = torch.where(free[..., group], chosen, out[..., group])
         return self.derive(x, out).to(x.dtype)
 
-    def derive(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Rows ``(..., F)`` with every derived column recomputed where a column that it follows from differs from `x`; differentiable."""
+    def derive(self, x: Tensor, rows: Tensor, everywhere: bool = False) -> Tensor:
+        """Rows ``(..., F)`` with every derived column recomputed where a column that it follows from differs from `x`; differentiable.
+
+        Args:
+            everywhere: recompute it where nothing differs as well, so that a gradient shows what would follow.
+        """
         import torch
 
         if not self.derived:
@@ -183,7 +187,7 @@ class Columns:
             sources = [place[name] for name in relation.names if place[name] != own]
             moved = torch.stack([_differs(columns[i], x[..., i].to(rows)) for i in sources]).any(dim=0)
             value = relation.derived(lambda name: columns[place[name]])
-            columns[own] = torch.where(moved & ~x[..., own].isnan(), value, columns[own])
+            columns[own] = torch.where((moved | everywhere) & ~x[..., own].isnan(), value, columns[own])
         return torch.stack(columns, dim=-1)
 
     def changes(self, x: Tensor, rows: Tensor) -> Tensor:

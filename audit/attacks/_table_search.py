@@ -314,7 +314,7 @@ def _through_relations(columns: Columns, x: Tensor, here: Tensor, gradient: Tens
         return gradient
     with torch.enable_grad():
         given = here.double().detach().requires_grad_()
-        (pull,) = torch.autograd.grad(columns.derive(x, given), given, gradient)
+        (pull,) = torch.autograd.grad(columns.derive(x, given, everywhere=True), given, gradient)
     return pull.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 

@@ -63,7 +63,7 @@ class TableChanges:
         """A line for every column that was changed anywhere, the commonest first; see `HEADER`."""
         import numpy as np
 
-        rows = []
+        rows: list[tuple[str, ...]] = []
         counts = (self._delta != 0).sum(axis=0)
         for column in np.argsort(-counts, kind="stable")[: int((counts > 0).sum())].tolist():
             shown = ("–", "–", "–")
