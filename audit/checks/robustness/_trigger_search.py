@@ -6,8 +6,8 @@ while it does not.
 
 Source: Wang et al. 2019, "Neural Cleanse", IEEE S&P, doi 10.1109/SP.2019.00031; learning rate, moments, first cost, its factors and the
 success asked for are those of the authors' code. Theirs moves the cost by a factor every 5 to 10 epochs of 1,000 rows; here it moves by
-a fifth of that factor's logarithm after every batch, which reached masks of the same size (within 5 % on six networks for digits) in a
-thirtieth of the passes.
+a fifth of that factor's logarithm after every batch: on networks for digits, masks of 800 and of 400 batches had the same size, within
+a few per cent, and a search ends after about 250.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def search(
     """
     import torch
 
-    pools = {int(t): (y != t).nonzero().flatten() for t in target.unique()}
+    pools = {int(t): (y != t).nonzero().flatten() for t in set(target.tolist())}
     if empty := [model.classes[t] for t, pool in pools.items() if not len(pool)]:
         raise UserError(f"no clean row belongs to another class than {', '.join(empty)}: give more test rows")
     together = max(1, model.micro_batch // rows)

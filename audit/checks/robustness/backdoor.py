@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -45,7 +45,11 @@ class Backdoor(Check):
     ``activation_clustering`` and ``spectral_signatures`` part the penultimate activations of each training label in two, and call the
     training rows of a part suspicious where clean test rows of the class are rarer in it (Fisher's exact test, 1 % over all classes).
 
-    Measured on networks for 8×8 digits with a 2×2 corner patch in 5 % of the training rows: see `benchmarks/backdoor.py`.
+    Measured with `benchmarks/backdoor.py --restarts 2 --batch 16` on networks for 8×8 digits (95 % intervals). Of 20 clean models the
+    index was above 2 in 4 (20 %, 6 to 44 %), and the gate ``< 2`` failed 1 (5 %, 0 to 25 %); neither of the other methods flagged a row
+    (0 of 20, 0 to 17 %). Of 8 models with a 2×2 corner patch in 5 % of their training rows, the index was above 2 in all, the planted class
+    first (63 to 100 %); activation clustering flagged rows in 4, spectral signatures in 3: that they flag none proves little. Two restarts
+    leave most gates inconclusive (14 of 20 clean, 7 of 8 poisoned).
 
     Source: Wang et al. 2019, doi 10.1109/SP.2019.00031; Chen et al. 2018, arXiv:1811.03728; Tran et al. 2018, arXiv:1811.00636.
 
@@ -165,7 +169,7 @@ class Backdoor(Check):
                 yield Measurement(metric="trigger_success", estimate=success, dims=dims, threat_model=_THREAT)
 
     def _training_rows(
-        self, model: AuditedModel, clean: Batch, train: Batch, methods: list[Method], ctx: Context
+        self, model: AuditedModel, clean: Batch, train: Batch, methods: Sequence[Method], ctx: Context
     ) -> Iterator[Measurement]:
         """Part the activations of each label in two, and flag the part that clean rows stay out of."""
         import torch
