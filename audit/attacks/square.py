@@ -42,9 +42,10 @@ class Square(Attack):
     the public implementations every example has patches of its own, they reach the last row and column, and where linf would
     propose what is there already, it proposes the opposite sign (with one channel that is half of all small patches).
 
-    The patches shrink on a schedule stretched over the queries there are. That is all that makes ART 1.20.1 stronger than
-    AutoAttack's own set-up at 500 queries: AutoAttack passes ``resc_schedule=False``, and never comes to small patches (22 % of the
-    rows fell instead of 32 % at eps 1.6 on digits, 50 % instead of 70 % at 2.4). ART asks about each row three times per iteration.
+    The patches shrink on a schedule stretched over the queries there are. That is what makes ART 1.20.1 stronger than AutoAttack's
+    own set-up at 500 queries, and all of it: AutoAttack passes ``resc_schedule=False``, by which 500 queries never come to small
+    patches (on digits 20 % of the rows fell instead of 30 % at eps 1.6, 49 % instead of 69 % at 2.4); the same code with the schedule
+    stretched is as strong as ART, which asks three times per proposal.
 
     Source: Andriushchenko et al. 2020, arXiv:1912.00049; p_init 0.8: Croce & Hein 2020, arXiv:2003.01690; l1: Croce & Hein 2021,
     arXiv:2103.01208.
@@ -357,12 +358,14 @@ class _L2(_Mass):
         return size
 
     def _share(self, unused: Tensor, moved: Tensor) -> Tensor:
-        return (unused / self.grid.channels + moved).sqrt()
+        norm: Tensor = (unused / self.grid.channels + moved).sqrt()
+        return norm
 
     def _onto(self, balls: Ball, delta: Tensor) -> Tensor:
         """Stretched to eps, then clipped."""
         size = delta.flatten(1).norm(dim=1).clamp_min(_TINY)[:, None, None]
-        return (balls.center + delta * (self.eps / size)).clamp(balls.low, balls.high)
+        moved: Tensor = balls.center + delta * (self.eps / size)
+        return moved.clamp(balls.low, balls.high)
 
 
 class _L1(_Mass):
@@ -372,10 +375,12 @@ class _L1(_Mass):
         return delta * height.where(height.isfinite(), balls.eps)
 
     def _power(self, delta: Tensor) -> Tensor:
-        return delta.abs().sum(dim=1)
+        power: Tensor = delta.abs().sum(dim=1)
+        return power
 
     def _size(self, delta: Tensor) -> Tensor:
-        return delta.abs().sum(dim=2, keepdim=True)
+        size: Tensor = delta.abs().sum(dim=2, keepdim=True)
+        return size
 
     def _share(self, unused: Tensor, moved: Tensor) -> Tensor:
         return unused + moved * self.grid.channels
@@ -421,4 +426,5 @@ def _pyramid(height: int, width: int) -> Tensor:
     steps = torch.arange(1, max(height, width) // 2 + 2, dtype=torch.float32).pow(-2)
     heights = steps.flip(0).cumsum(0).flip(0)
     pyramid: Tensor = heights[torch.maximum(down[:, None], across[None, :])]
-    return pyramid / torch.linalg.vector_norm(pyramid)
+    pyramid /= torch.linalg.vector_norm(pyramid)
+    return pyramid

@@ -138,7 +138,9 @@ def test_the_patch_shrinks_over_the_queries_there_are() -> None:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-@pytest.mark.parametrize(("queries", "restarts", "cap"), [(30, 1, None), (30, 2, None), (30, 2, 41), (30, 3, 4)])
+@pytest.mark.parametrize(
+    ("queries", "restarts", "cap"), [(30, 1, None), (30, 2, None), (30, 2, 41), (30, 3, 4), (30, 1, 1)]
+)
 def test_queries_are_counted_and_the_cap_holds(
     cnn: AuditedModel, norm: str, queries: int, restarts: int, cap: int | None
 ) -> None:
