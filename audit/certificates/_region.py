@@ -32,7 +32,7 @@ class Region:
         size = x[0].numel()
         low, high = bounds or (-torch.inf, torch.inf)
         largest = max(abs(low), abs(high)) if bounds else max(1.0, float(self.x.abs().amax()) if x.numel() else 1.0)
-        self.eps = (
+        self.eps: float = (
             eps + torch.finfo(torch.float32).eps * largest * {"linf": 1.0, "l2": size**0.5, "l1": float(size)}[norm]
         )
         self._bounded = bounds is not None
