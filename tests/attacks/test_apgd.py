@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +16,7 @@ from audit.attacks import Attack, Candidates, build, confirm
 from audit.attacks._apgd import _stages, _windows
 from audit.attacks._ball import Ball
 from audit.attacks._losses import cross_entropy, dlr, margin, targeted_dlr, targeted_margin
+from audit.attacks._tally import Tally
 from audit.attacks.apgd_ce import ApgdCe
 from audit.attacks.apgd_dlr import ApgdDlr
 from audit.attacks.apgd_t import ApgdT
@@ -187,8 +189,8 @@ def test_checkpoints_are_the_papers() -> None:
     assert _stages("l1", 1) == [(1.0, 1)]
 
 
-def plain_apgd(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, eps: float, norm: str) -> Tensor:
-    """One example through algorithm 1 of the paper, as a loop: whether some iterate is misclassified."""
+def plain_apgd(module: nn.Module, x: Tensor, y: Tensor, start: Tensor, eps: float, norm: str) -> list[Tensor]:
+    """One example through algorithm 1 of the paper, as a loop: its iterates up to the first that is misclassified."""
 
     def project(z: Tensor) -> Tensor:
         if norm == "linf":
@@ -197,7 +199,7 @@ def plain_apgd(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, eps: float
 
     def asked(z: Tensor) -> tuple[float, Tensor, bool]:
         z = z.detach().requires_grad_()
-        logits = model(z[None])
+        logits = module(z[None])
         value = nn.functional.cross_entropy(logits, y[None])
         (gradient,) = torch.autograd.grad(value, z)
         direction = gradient.sign() if norm == "linf" else gradient / gradient.norm()
@@ -206,14 +208,16 @@ def plain_apgd(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, eps: float
     windows, step = _windows(norm, 100), 2 * eps
     current = past = best = start
     value, direction, wrong = asked(current)
-    best_value, best_direction, values = value, direction, [value]
+    best_value, best_direction, values, iterates = value, direction, [value], [current]
     checked, halved = value, True
     for k in range(100):
+        if wrong:
+            break
         climbed = project(current + step * direction)
         new = climbed if k == 0 else project(current + 0.75 * (climbed - current) + 0.25 * (current - past))
         past, current = current, new
-        value, direction, now = asked(current)
-        wrong |= now
+        iterates.append(new)
+        value, direction, wrong = asked(current)
         values.append(value)
         if value > best_value:
             best, best_value, best_direction = current, value, direction
@@ -222,20 +226,75 @@ def plain_apgd(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, eps: float
             halved, checked = rises <= 0.75 * length or (not halved and checked >= best_value), best_value
             if halved:
                 step, current, direction = step / 2, best, best_direction
-    return torch.tensor(wrong)
+    return iterates
 
 
-@pytest.mark.parametrize(("norm", "eps"), [("linf", 1.4), ("l2", 3.0)])
-def test_it_climbs_as_a_plain_loop_does(norm: str, eps: float) -> None:
+def plain_l1(module: nn.Module, x: Tensor, y: Tensor, start: Tensor, eps: float) -> list[Tensor]:
+    """The same for l1: sparse steps, three radii (Croce & Hein 2021); projection and step are tested by themselves."""
+    ball, iterates, best = Ball.around(x[None], "l1", eps, None), [], start[None]
+    for factor, count in _stages("l1", 100):
+        wide = dataclasses.replace(ball, eps=ball.eps * factor)
+        current, step, best_value = wide.project(best), 1.0, -float("inf")
+        changed = int((current != x).sum())
+        length = max(int(0.04 * count), 1)
+        for k in range(count + 1):
+            iterates.append(current[0])
+            z = current.detach().requires_grad_()
+            logits = module(z)
+            value = nn.functional.cross_entropy(logits, y[None])
+            (gradient,) = torch.autograd.grad(value, z)
+            if factor == 1 and bool(logits.argmax() != y):
+                return iterates
+            if float(value.detach()) > best_value:
+                best, best_value, best_gradient = current, float(value.detach()), gradient
+            if k and k % length == 0:
+                now = int((best != x).sum())
+                if now < 0.95 * changed:
+                    step, current, gradient = 1.0, best, best_gradient
+                else:
+                    step = max(step / 1.5, 0.1)
+                changed = now
+            size = torch.tensor([changed * 2 // 3])
+            current = wide.project(wide.ascend_sparsely(current, gradient, step * wide.eps, size))
+    return iterates
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 1.3), ("l2", 5.0), ("l1", 12.0)])
+def test_its_iterates_are_those_of_a_plain_loop(norm: str, eps: float) -> None:
     module = copy.deepcopy(trained_cnn()).double()
-    model = audited(module, (1, 8, 8), 10)
-    x, y = right_digits(cnn(), 16)
-    x, limits = x.double(), threat(eps, norm, None)
-    found = ApgdCe().run(model, x, y, limits, streams(16))
-    start = Ball.around(x, norm, eps, None).start(streams(16))
-    expected = torch.stack([plain_apgd(module, x[i], y[i], start[i], eps, norm) for i in range(16)])
-    assert 0 < int(expected.sum()) < 16
-    assert torch.equal(fooled(model, x, y, found, limits), expected)
+    seen: list[Tensor] = []
+
+    def forward(z: Tensor) -> Tensor:
+        seen.append(z.detach())
+        answer: Tensor = module(z)
+        return answer
+
+    model = audited(forward, (1, 8, 8), 10)
+    x, y = right_digits(cnn(), 4)
+    x, lengths = x.double(), []
+    for i in range(4):
+        start = Ball.around(x[i : i + 1], norm, eps * (3 if norm == "l1" else 1), None).start(streams(1))[0]
+        expected = (
+            plain_l1(module, x[i], y[i], start, eps)
+            if norm == "l1"
+            else plain_apgd(module, x[i], y[i], start, eps, norm)
+        )
+        seen.clear()
+        ApgdCe().run(model, x[i : i + 1], y[i : i + 1], threat(eps, norm, None), streams(1))
+        ours = torch.cat(seen)
+        lengths.append(len(expected))
+        assert len(ours) == len(expected) or torch.equal(ours[-1], ours[-2]), "less only once it has come to rest"
+        assert torch.allclose(ours, torch.stack(expected)[: len(ours)], atol=1e-8)
+    assert min(lengths) < max(lengths), "some fall, some do not"
+    assert max(lengths) >= 101
+
+
+def test_of_several_rows_for_an_example_the_first_is_kept() -> None:
+    tally = Tally(torch.zeros((2, 1)))
+    example, wrong = torch.tensor([0, 0, 0, 1]), torch.tensor([False, True, True, False])
+    tally.record(example, wrong, torch.tensor([[1.0], [2.0], [3.0], [4.0]]))
+    assert tally.x.flatten().tolist() == [2.0, 0.0]
+    assert tally.left().tolist() == [1]
 
 
 def test_a_narrow_summit_needs_the_steps_to_shrink() -> None:
