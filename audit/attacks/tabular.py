@@ -167,7 +167,7 @@ class Tabular(Attack):
         """
         if not model.spec.tabular:
             raise UserError(
-                f"attack 'tabular' changes columns of a table; model '{model.name}' is fed a {model.spec.kind}"
+                f"attack 'tabular' changes columns of a table; the input of model '{model.name}' is of kind {model.spec.kind}"
             )
         for name in self.classes or ():
             if name not in model.classes:

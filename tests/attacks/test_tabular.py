@@ -673,7 +673,7 @@ def test_an_image_is_no_table(tmp_path: Path) -> None:
 
     model = audited(Linear([1.0] * 4, 0.0), (1, 2, 2), 2)
     rows = data(batch(np.zeros((3, 1, 2, 2), np.float32), np.zeros(3, np.int64)))
-    with pytest.raises(UserError, match="is fed a image"):
+    with pytest.raises(UserError, match="is of kind image"):
         Tabular().fit(model, rows, context(tmp_path))
     with pytest.raises(UserError, match="call fit before run"):
         Tabular().run(model, torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), ANY, streams(1))
