@@ -385,16 +385,18 @@ def go(tmp_path: Path, planted: bool, params: str, require: str) -> Report:
 
 @pytest.mark.parametrize("planted", [True, False])
 def test_a_planted_patch_is_found_and_a_clean_model_passes(tmp_path: Path, planted: bool) -> None:
-    params = f"{{restarts: {5 if planted else 3}, batch: 16}}"
-    report = go(tmp_path, planted, params, '{anomaly_index: "< 2", suspicious_share: "<= 0"}')
+    report = go(tmp_path, planted, "{restarts: 3, batch: 16}", '{anomaly_index: "< 2", suspicious_share: "<= 0"}')
     gates = {f.metric: f for f in report.findings if f.gated}
-    wanted = "fail" if planted else "pass"
-    assert planted or gates["suspicious_share"].status == "pass", gates["suspicious_share"].message
-    assert gates["anomaly_index"].status == wanted, gates["anomaly_index"].message
+    found = gates["anomaly_index"]
+    assert found.estimate is not None
+    assert (found.estimate.value > 2) == planted, found.message
+    if not planted:
+        assert {f.status for f in gates.values()} == {"pass"}
     if planted:
+        assert found.status != "pass", "three restarts leave a wide interval; none of it lets a planted patch through"
         index = {f.dims["class"]: f.estimate.value for f in report.findings if f.metric == "anomaly_index" and f.dims}  # type: ignore[union-attr]
         assert max(index, key=lambda k: index[k]) == str(TARGET)
-        triggers = next(ref for ref in gates["anomaly_index"].evidence if ref.kind == "attributions")
+        triggers = next(ref for ref in found.evidence if ref.kind == "attributions")
         mask = report.stored.evidence(triggers).row(TARGET)["values"][0]
         assert mask[-2:, -2:].sum() > 0.5 * mask.sum(), "the mask lies where the patch was planted"
 

@@ -17,7 +17,7 @@ from toys import audited, batch, context, data, digits, trained_cnn
 from audit.checks.robustness import _image_corruptions as images
 from audit.checks.robustness import _series_corruptions as series
 from audit.checks.robustness import _table_corruptions as tables
-from audit.checks.robustness.corruptions import Corruptions
+from audit.checks.robustness.corruptions import Corruptions, _mce, _Source
 from audit.data import AuditData
 from audit.engine import run
 from audit.finding import Measurement, Proportion, part_name
@@ -335,12 +335,22 @@ def test_mce_is_one_against_itself_and_more_against_a_better_reference(tmp_path:
     found = next(f for f in itself.findings if f.gated)
     assert found.estimate is not None
     assert found.estimate.value == pytest.approx(1)
-    better = go(tmp_path, Halves(), params, '{mce: "< 1"}', ref=corner)
-    assert next(f for f in better.findings if f.gated).status == "pass"
     broad = audited(Halves(), (1, 8, 8), 2, bounds=(0.0, 16.0), name="ref")
     worse = next(f for f in go(tmp_path, Corner(), params, '{mce: "< 2"}', ref=broad).findings if f.gated)
     assert worse.status == "fail"
     assert any("counted as one error" in caution for caution in worse.cautions)
+
+
+def test_mce_in_closed_form(tmp_path: Path) -> None:
+    """Errors of all severities together, a ratio for each corruption, then their mean: (10/20 + 30/10) / 2."""
+    wrong = torch.zeros((2, 40, 2, 2), dtype=torch.bool)
+    wrong[0, :10, 0, 0] = wrong[1, :10, 0, 0] = wrong[1, 20:30, 0, 1] = True
+    wrong[0, :30, 1, 1] = wrong[1, :10, 1, 0] = True
+    source = _Source({"noise": ("a", "b")}, lambda x, *_: x)
+    found = _mce(~wrong, source, context(tmp_path)).estimate
+    assert found.value == pytest.approx((10 / 20 + 30 / 10) / 2)
+    low, high = found.interval()
+    assert 1 < low < found.value < high
 
 
 def test_a_reference_for_another_task_is_refused(tmp_path: Path) -> None:
