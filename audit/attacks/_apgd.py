@@ -195,7 +195,10 @@ class _Rows:
 
     def take(self, rows: Tensor) -> _Rows:
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return _Rows(**{name: v.take(rows) if isinstance(v, Ball) else v[rows] for name, v in values.items()})
+        taken: dict[str, Any] = {
+            name: mine.take(rows) if isinstance(mine, Ball) else mine[rows] for name, mine in values.items()
+        }
+        return _Rows(**taken)
 
     def joined(self, other: _Rows) -> _Rows:
         import torch
