@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -130,7 +131,7 @@ class Evasion(Check):
         clean.append(batch.ids, value=correct.double())
         yield Measurement(metric="clean_accuracy", estimate=_share(correct), evidence=(clean.ref,))
 
-        attacks = {name: attack.fit(victim, data, ctx) for name, attack in attacks.items()}
+        attacks = {name: attack.fit(victim, replace(data, test=batch), ctx) for name, attack in attacks.items()}
         right = correct.nonzero().flatten()
         eps = eps_for_snr(x, self.snr_db, self.norm) if self.snr_db is not None else None
         rows = Rows(victim, x, y, batch.ids, threat, ctx, eps, self.eot).take(right)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -100,6 +101,7 @@ class GradientMasking(Check):
         if not len(rows):
             raise UserError(f"model '{model.name}' gets none of {len(x)} rows right: there is nothing to attack")
         ((name, attack),) = built([self.attack]).items()
+        data = replace(data, test=batch)
         attack = attack.fit(model, data, ctx)
         trial = _Trial(rows, name, attack, Controls(rows, scores[right], bool((predicted != predicted[0]).any())))
         steps: list[tuple[str, Any]] = [
