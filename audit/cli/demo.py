@@ -1,4 +1,4 @@
-"""``audit demo``: three real models from training to verdict."""
+"""``audit demo``: four real models from training to verdict."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _audited(plan: Plan, digest: str, home: Path | None) -> Run | None:
 
 def demo(
     scenarios: Annotated[Path, typer.Option(help="Folder with the demo's scenario files.")] = Path("scenarios"),
-    only: Annotated[str | None, typer.Option(help="Run this one alone: digits, imagenet or loans.")] = None,
+    only: Annotated[str | None, typer.Option(help="Run this one alone: digits, imagenet, loans or tweets.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Audit anew what was audited before, unchanged.")] = False,
     home: Annotated[Path | None, HOME] = None,
 ) -> None:

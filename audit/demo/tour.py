@@ -97,8 +97,24 @@ def prepare_loans(registry: Registry, plan: Plan) -> None:
         )
 
 
+def prepare_tweets(registry: Registry, plan: Plan) -> None:
+    """Train the word model on the members and register it as a skops file."""
+    import skops.io
+
+    from audit.demo.tweets import train
+
+    members, spec, classes = _members(plan)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tweets-tfidf.skops"
+        skops.io.dump(train(members), path)
+        registry.add(
+            "tweets-tfidf", path, task="classification", classes=classes, spec=spec, members=members.ids, tags=["demo"]
+        )
+
+
 EXHIBITS = (
     Exhibit("digits.yaml", "digits-cnn", "pass", prepare_digits),
     Exhibit("imagenet.yaml", "efficientnet-lite0", "fail", prepare_imagenet),
     Exhibit("loans.yaml", "loans-xgb", "inconclusive", prepare_loans),
+    Exhibit("tweets.yaml", "tweets-tfidf", "fail", prepare_tweets),
 )

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from audit import from_arrays
 from audit.demo import digits, imagenet
-from audit.demo.tour import EXHIBITS, prepare_digits, prepare_imagenet, prepare_loans
+from audit.demo.tour import EXHIBITS, prepare_digits, prepare_imagenet, prepare_loans, prepare_tweets
 from audit.engine import run
 from audit.finding import canonical_json
 from audit.model import AuditedModel
@@ -114,6 +114,20 @@ def test_a_plain_model_fails_where_the_robust_one_passes(home: Path) -> None:
     )
     report = run(parse(text), home=home)
     assert {f.model: f.status for f in report.findings if f.gated} == {"digits-cnn": "pass", "digits-plain": "fail"}
+
+
+def test_tweets_gives_the_verdict_expected_of_it(tmp_path: Path) -> None:
+    """On fewer rows."""
+    few = [
+        "robustness.corruptions.samples=60", "evasion-by-labels.samples=12",
+        "evasion-by-words.samples=12",
+    ]  # fmt: skip
+    file = read(SCENARIOS / "tweets.yaml", few)
+    prepare_tweets(Registry(tmp_path), bind(file))
+    report = run(file, home=tmp_path)
+    expected = next(e.expected for e in EXHIBITS if e.file == "tweets.yaml")
+    assert report.verdict.word == expected, [(f.id, f.message) for f in report.findings if f.gated]
+    assert not [f for f in report.findings if f.status in ("error", "void", "not_applicable")]
 
 
 def test_loans_gives_the_verdict_expected_of_it(home: Path) -> None:
