@@ -218,19 +218,12 @@ class _Source:
 
 
 def _all_families() -> dict[str, Families]:
-    from audit.checks.robustness import (
-        _image_corruptions,
-        _series_corruptions,
-        _table_corruptions,
-        _text_corruptions,
-    )
+    from audit.checks.robustness._image_corruptions import FAMILIES as OF_IMAGES
+    from audit.checks.robustness._series_corruptions import FAMILIES as OF_SERIES
+    from audit.checks.robustness._table_corruptions import FAMILIES as OF_TABLES
+    from audit.checks.robustness._text_corruptions import FAMILIES as OF_TEXTS
 
-    return {
-        "image": _image_corruptions.FAMILIES,
-        "table": _table_corruptions.FAMILIES,
-        "series": _series_corruptions.FAMILIES,
-        "text": {name: (name,) for name in _text_corruptions.FAMILIES},
-    }
+    return {"image": OF_IMAGES, "table": OF_TABLES, "series": OF_SERIES, "text": {name: (name,) for name in OF_TEXTS}}
 
 
 def _source(model: AuditedModel, data: AuditData) -> _Source:
