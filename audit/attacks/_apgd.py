@@ -78,7 +78,9 @@ class AutoPgd(Attack):
         norm, eps = require_ball("apgd", self.norms, threat.norm, threat.eps)
         x, y = x.detach(), y.to(x.device)
         tally = Tally(x, threat.queries)
-        with folded(model, x) as fast, frozen_parameters(fast), torch.no_grad():
+        # Under a cap no question is to spare for asking twice.
+        probe = x if threat.queries is None else x[:0]
+        with folded(model, probe) as fast, frozen_parameters(fast), torch.no_grad():
             balls = Ball.around(x, norm, eps, threat.bounds)
             plan = _Plan.of(norm, self.steps, x.device)
             for goal in self._goals(fast, tally, y):

@@ -73,7 +73,7 @@ def _reflowed(text: str) -> str:
 
 def _explain(console: Any, group: Any, name: str) -> None:
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from audit.names import resolve_member
 
@@ -111,7 +111,7 @@ def _explain(console: Any, group: Any, name: str) -> None:
         console.print(f"\n[bold]{theirs.class_name}[/]'s own parameters: {escape(own)}", soft_wrap=True)
     if metrics := getattr(found, "metrics", ()):
         table = Table(
-            "metric",
+            Column("metric", no_wrap=True),
             "meaning",
             "better",
             "estimate",

@@ -94,7 +94,7 @@ def test_the_schema_takes_every_shipped_scenario(audit: Audit, path: Path) -> No
         {"checks": [{"toy.coins": {}, "require": {"heads": "0.5"}}]},
         {"checks": [{"toy.coins": {}, "toy.control": {}}]},
         {"checks": ["toy.nothing"]},
-        {"checks": [{"robustness.evasion": {"norm": "linf"}}]},
+        {"checks": [{"robustness.gradient_masking": {"norm": "linf"}}]},
     ],
 )
 def test_the_schema_refuses_what_validation_refuses(audit: Audit, change: dict[str, Any]) -> None:

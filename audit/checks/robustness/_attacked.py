@@ -109,7 +109,7 @@ class Outcome:
         overran: ``(N,)`` bool: misclassified, with more queries than the threat model allows.
         size: ``(N,)`` float64 realised perturbation.
         queries: ``(N,)`` rows that went forward.
-        attacked: ``(N,)`` bool: rows that the attack was run on.
+        attacked: ``(N,)`` bool: rows that the attack asked about.
         stuck: ``(N,)`` bool: more than half of its gradients were zero in every element. None where the attack takes no gradients.
         stage: ``(N,)`` int64 which of the attack's stages found it. None where it has none.
         examples: stored adversarial examples.
@@ -194,7 +194,7 @@ def run_attack(rows: Rows, name: str, attack: Attack, keep: int, progress: Calla
         overran=overran,
         size=size,
         queries=queries,
-        attacked=torch.ones_like(success),
+        attacked=queries > 0,
         stuck=stuck if followed else None,
         stage=stage if staged else None,
         examples=store.refs,

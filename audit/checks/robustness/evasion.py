@@ -134,6 +134,8 @@ class Evasion(Check):
         attacks = {name: attack.fit(victim, replace(data, test=batch), ctx) for name, attack in attacks.items()}
         right = correct.nonzero().flatten()
         eps = eps_for_snr(x, self.snr_db, self.norm) if self.snr_db is not None else None
+        # What an attack sees may hang on the model that it was fitted to.
+        threat = threat.model_copy(update={"access": strongest_access(attacks)})
         rows = Rows(victim, x, y, batch.ids, threat, ctx, eps, self.eot).take(right)
         outcomes: dict[str, Outcome] = {}
         fooled = torch.zeros(len(rows), dtype=torch.bool, device=x.device)
@@ -155,7 +157,8 @@ class Evasion(Check):
         fooled = controls.judge(outcomes, attacks)
         writer = ctx.evidence("outcomes", "outcomes")
         writer.append(batch.ids, value=_robust(correct, right, fooled).double())
-        yield from _worst_case(rows, outcomes, controls, fooled, correct, right, writer.ref)
+        bound = _joined(threat.constraints, *dict.fromkeys(attack.constraints() for attack in attacks.values()))
+        yield from _worst_case(rows.within(constraints=bound), outcomes, controls, fooled, correct, right, writer.ref)
 
     def _threat(self, attacks: Mapping[str, Attack], model: AuditedModel, x: Tensor, data: AuditData) -> ThreatModel:
         """What the adversary may do, after what must hold of the inputs for that to mean anything."""
@@ -281,6 +284,7 @@ def _worst_case(
                 estimate=_share(fooled[inside]),
                 dims={"class": name},
                 threat_model=threat,
+                evidence=(stored, *examples),
             )
 
 

@@ -305,6 +305,11 @@ def test_constraints_take_the_place_of_a_norm(honest: bool, tmp_path: Path, monk
     assert threat is not None
     assert (threat.norm, threat.eps, threat.constraints) == (None, None, "the first column alone")
     assert (threat.realised, threat.units) == (1, "elements of the input")
+    for name in ("robust_accuracy", "attack_success[class=1]"):
+        whole = found[name].threat_model
+        assert whole is not None
+        assert (whole.access, whole.constraints) == ("black_box_labels", "the first column alone")
+        assert found[name].evidence
 
 
 @pytest.mark.parametrize(
