@@ -249,7 +249,7 @@ class TextAttack(Attack):
                 else:
                     chosen = yield from self._flood(text, places, length, rng)
                 if chosen is not None:
-                    chosen = yield from self._needed(text, chosen)
+                    chosen = yield from self._needed(text, chosen, length)
                     if len(chosen) <= allowance:
                         return applied(text, chosen)
                 if self.feedback == "scores" and max(map(len, places)) <= self.tries:
@@ -323,14 +323,18 @@ class TextAttack(Attack):
         changes = sum(levenshtein(text[edit.start : edit.stop], edit.new) for edit in edits)
         return changes <= self._changes(max(len(text), longer))
 
-    def _needed(self, text: str, edits: list[Edit]) -> Generator[list[str], list[Answer], list[Edit]]:
-        """Edits without those that can be taken back while the answer stays wrong: halves, then quarters …, the last ones first."""
+    def _needed(self, text: str, edits: list[Edit], length: int) -> Generator[list[str], list[Answer], list[Edit]]:
+        """Edits without those that can be taken back while the answer stays wrong: halves, then quarters …, the last ones first.
+
+        Where one that made room is taken back, what is left may not fit any more.
+        """
         size = len(edits) // 2
         while size:
             end = len(edits)
             while end > 0:
                 fewer = edits[: max(0, end - size)] + edits[end:]
-                answers = (yield [applied(text, fewer)]) if fewer else []
+                less = applied(text, fewer)
+                answers = (yield [less]) if fewer and len(less) <= length else []
                 if answers and answers[0].wrong:
                     edits = fewer
                 end -= size

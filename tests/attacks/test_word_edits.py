@@ -13,7 +13,7 @@ from texts import PRAISE, attacked, keyword_model, mark_model, praised, rows, te
 from toys import context, data
 
 from audit.attacks import build, confirm
-from audit.attacks._text_search import applied
+from audit.attacks._text_search import Answer, Edit, applied
 from audit.attacks.word_edits import WordEdits
 from audit.data import Batch
 from audit.finding import ThreatModel
@@ -237,3 +237,15 @@ def test_constraints_in_words() -> None:
     assert "at most 10 edits and 25% of the words" in WordEdits().constraints()
     assert "words are never edited (a, an, the …)" in WordEdits().constraints()
     assert "never edited" not in WordEdits(keep=()).constraints()
+
+
+def test_taking_an_edit_back_never_asks_about_a_text_that_does_not_fit() -> None:
+    edits = [Edit(0, 3, ""), Edit(5, 5, " ")]  # the second fits because the first made room
+    search = WordEdits()._needed("ab cdef", edits, 7)
+    asked = next(search)
+    with pytest.raises(StopIteration) as ended:
+        while True:
+            assert all(len(text) <= 7 for text in asked)
+            asked = search.send([Answer(1.0, False)])
+    assert asked == ["cdef"]
+    assert ended.value.value == edits
