@@ -242,10 +242,7 @@ def test_constraints_in_words() -> None:
 def test_taking_an_edit_back_never_asks_about_a_text_that_does_not_fit() -> None:
     edits = [Edit(0, 3, ""), Edit(5, 5, " ")]  # the second fits because the first made room
     search = WordEdits()._needed("ab cdef", edits, 7)
-    asked = next(search)
-    with pytest.raises(StopIteration) as ended:
-        while True:
-            assert all(len(text) <= 7 for text in asked)
-            asked = search.send([Answer(1.0, False)])
-    assert asked == ["cdef"]
+    assert next(search) == ["cdef"]
+    with pytest.raises(StopIteration) as ended:  # without having asked about "ab c def"
+        search.send([Answer(1.0, False)])
     assert ended.value.value == edits
