@@ -144,6 +144,8 @@ def _attributions(block: Block, evidence: Evidence, view: RunView, budget: Budge
 
 
 def _adversarial(block: Block, evidence: Evidence, view: RunView, budget: Budget) -> None:
+    if evidence.meta.get("by") == "corruption":
+        block.kind = "corrupted rows"
     meta = evidence.meta
     units = f" {meta['units']}" if meta.get("units") else ""
     eps = f"{show(float(meta['eps']))}{units}" if isinstance(meta.get("eps"), (int, float)) else None

@@ -93,11 +93,12 @@ def adversarial(
     fooled = [] if right is None else np.flatnonzero(~right).tolist()
     order = fooled + ([] if right is None else np.flatnonzero(right).tolist())
     reader = _Reader(evidence, bounds, right, table)
+    wrong = "are misclassified" if evidence.meta.get("by") == "corruption" else "fool the model"
     samples, shown = _take(
-        evidence, order or range(len(evidence)), budget, reader.attacked, "those that fool the model first"
+        evidence, order or range(len(evidence)), budget, reader.attacked, f"those that {wrong} first"
     )
     if right is not None:
-        shown += f"; {len(fooled):,} of the {len(evidence):,} stored ones fool the model"
+        shown += f"; {len(fooled):,} of the {len(evidence):,} stored ones {wrong}"
     return samples, shown
 
 
@@ -169,17 +170,20 @@ class _Reader:
         row = self.evidence.row(position)
         before, after = self._named(row.get("prediction")), self._named(row.get("adversarial_prediction"))
         sample = Sample(f"true {self._named(row.get('label'))}: {before} → {after}", self._is_right(position))
+        changed = "corrupted" if self.evidence.meta.get("by") == "corruption" else "attacked"
         if self.image:
             bounds = self._pixel_bounds(row["x"])
             change, _ = magnified_change(row["x"], row["adversarial"], bounds, "What was changed, magnified.")
             sample.pictures = [
                 photograph(row["x"], bounds, f"Original, predicted as {before}.", f"original: {before}"),
                 change,
-                photograph(row["adversarial"], bounds, f"Adversarial, predicted as {after}.", f"attacked: {after}"),
+                photograph(
+                    row["adversarial"], bounds, f"{changed.title()}, predicted as {after}.", f"{changed}: {after}"
+                ),
             ]
         elif self.evidence.meta.get("input_kind") == "text":
             old, new = decode(row["x"]), decode(row["adversarial"])
-            sample.passages = passages(old, new, (f"original: {before}", f"attacked: {after}"))
+            sample.passages = passages(old, new, (f"original: {before}", f"{changed}: {after}"))
             sample.lines += strangers(sample.passages[1])
         elif self.table is not None:
             changes = self.table.of(position)

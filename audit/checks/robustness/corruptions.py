@@ -385,7 +385,7 @@ class _Examples:
         spec = self._model.spec
         if title not in self._writers:
             self._writers[title] = self._ctx.evidence(
-                f"corrupted-{title}", "adversarial", attack=title, input_kind=spec.kind, units=spec.units,
+                f"corrupted-{title}", "adversarial", attack=title, by="corruption", input_kind=spec.kind, units=spec.units,
                 classes=list(self._model.classes), bounds=list(spec.bounds or ()),
                 feature_names=[f.name for f in spec.fields] if spec.tabular else [],
             )  # fmt: skip
