@@ -1,14 +1,15 @@
 # make demo       install, train and register the demo models, audit them, say where the report is
 # make test       install what the tests need and run them all
 # make check      format, lint, types, layers
-# make benchmark  side by side with the peers
+# make benchmark  side by side with the peers: seconds
+# make strength   side by side with the peers: who breaks what (hours)
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test check format benchmark clean
+.PHONY: demo test check format benchmark strength clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/bin/python:
@@ -26,7 +27,7 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@ $(VENV)/.installed-demo
 
 $(VENV)/.installed-peers: $(VENV)/.installed-test
-	$(PIP) install -c constraints.txt --no-deps torchattacks
+	$(PIP) install -c constraints.txt --no-deps torchattacks mlxtend
 	@touch $@
 
 demo: $(VENV)/.installed-demo
@@ -48,6 +49,9 @@ format: $(VENV)/.installed-test
 benchmark: $(VENV)/.installed-peers
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/robustness.py
+
+strength: $(VENV)/.installed-peers
+	$(BIN)/python benchmarks/strength.py
 
 clean:
 	rm -rf $(VENV) .audit .mypy_cache .ruff_cache build *.egg-info
