@@ -47,6 +47,7 @@ class GradientMasking(Check):
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="broken_controls", title="broken controls", better="lower", kinds=("exact",)),
+        Metric(name="controls", title="controls run", better="neither", kinds=("exact",)),
         Metric(name="success", title="rows fooled", better="neither", kinds=("proportion",)),
     )
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.GRADIENTS, Capability.LOGITS})
@@ -122,10 +123,8 @@ class GradientMasking(Check):
             dims={"method": name},
             threat_model=threat.model_copy(update={"realised": trial.realised}),
         )
-        ran = []
         for done, (control, run) in enumerate(steps):
             ctx.progress(done, len(steps), control)
-            ran.append(control)
             fooled = run()
             if fooled is not None:
                 yield Measurement(
@@ -141,12 +140,13 @@ class GradientMasking(Check):
             "robustness.evasion:attack_success",
             "robustness.security_curve:*",
         )
+        yield Measurement(metric="controls", estimate=Exact(value=len(steps), n=len(rows)), threat_model=threat)
         yield Measurement(
             metric="broken_controls",
-            estimate=Exact(value=len(controls.voids)),
+            estimate=Exact(value=len(controls.voids), n=len(rows)),
             threat_model=threat,
             voids=dict.fromkeys(spoken_of, why) if why else {},
-            cautions=(f"controls run: {', '.join(ran)}", *controls.voids, *controls.cautions),
+            cautions=(*controls.voids, *controls.cautions),
         )
 
 
