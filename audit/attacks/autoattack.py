@@ -28,8 +28,9 @@ class Autoattack(Attack):
     APGD-CE, then APGD-T (targeted DLR, 9 targets), FAB-T (9 targets), both of 100 steps, and Square (5,000 queries), each from one
     random start; under l1, as the authors set it there, APGD-CE has 5 starts and APGD-T 5 targets. With two or three classes the
     targeted DLR is not defined: cross-entropy and, in place of APGD-T, the targeted margin towards every other class
-    (``apgd_margin``); FAB-T and Square apply as they are. Square's patches shrink on a schedule stretched over its 5,000 queries; the
-    authors' set-up follows the first half of one made for 10,000; at 500 queries that is weaker (see ``square``). There is nothing to set: another ensemble is not AutoAttack, and is a list of attacks.
+    (``apgd_margin``); FAB-T and Square apply as they are. Square's patches shrink on a schedule stretched over its 5,000 queries;
+    the authors' set-up follows the first half of one made for 10,000; at 500 queries that is weaker (see ``square``). There is
+    nothing to set: another ensemble is not AutoAttack, and is a list of attacks.
 
     Source: Croce & Hein 2020, arXiv:2003.01690, "standard"; l1: Croce & Hein 2021, arXiv:2103.01208.
     """
