@@ -175,12 +175,17 @@ def test_the_suite_for_every_commit_passes_as_it_stands(home: Path) -> None:
 
 
 def test_the_thorough_suite_measures_whatever_it_names(home: Path) -> None:
-    """On a few rows, and with shallow searches: that every step runs and nothing is void."""
+    """On a few rows, and with shallow searches: that every step runs and nothing is void.
+
+    The search for back doors needs its rows, and AutoAttack takes its thousands of steps however few they are: one norm of it.
+    """
     shallow = {
         "samples": 8, "restarts": 1, "n": 200, "epochs": 3, "budgets": [50, 100], "points": 3,
     }  # fmt: skip
     file = read(SCENARIOS / "robustness-thorough.yaml")
     raw = file.raw
+    left_out = ("autoattack-l2", "autoattack-l1")
+    raw["checks"] = [e for e in raw["checks"] if "robustness.backdoor" not in e and e.get("id") not in left_out]
     for entry in raw["checks"]:
         (name,) = (key for key in entry if "." in key)
         known = resolve("checks", name).model_fields
