@@ -8,8 +8,9 @@ row of code points, as in `audit.text`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from pydantic import model_validator
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Task = Literal["classification", "regression"]
 OutputSpace = Literal["logit", "margin", "probability", "label", "value", "tokens"]
+REMEMBERED_BYTES = 1 << 26
+"""Of what checks share about a model (explanations), beside its outputs."""
 FieldKind = Literal["image", "number", "category", "text", "tokens", "series", "id"]
 
 
@@ -134,6 +137,61 @@ def _out_of_memory(error: BaseException) -> bool:
     )
 
 
+def through(module: nn.Module, model: AuditedModel, x: Tensor) -> Tensor:
+    """The model's answer with another module in place of its own."""
+    original = model.module
+    assert original is not None
+    before = original.__dict__.get("forward")
+    original.__dict__["forward"] = module
+    try:
+        return model._forward(x)
+    finally:
+        del original.__dict__["forward"]
+        if before is not None:
+            original.__dict__["forward"] = before
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Texts as a model reads them.
+
+    Args:
+        ids: ``(N, T)`` int64, padded.
+        mask: ``(N, T)`` bool: not padding.
+        special: ``(N, T)`` bool: put there by the tokenizer (start, separator); it has no characters.
+        start, stop: ``(N, T)`` int64 characters of each token in the row of code points; equal where it has none.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    special: Tensor
+    start: Tensor
+    stop: Tensor
+
+
+class TokenModel(Protocol):
+    """The inside of a model that reads texts token by token."""
+
+    neutral: int
+    """The token that stands for nothing: mask, else unknown, else padding."""
+
+    def tokens(self, x: Tensor) -> Tokens:
+        """``(N, L)`` code points as tokens."""
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """``(N, T)`` tokens as word embeddings ``(N, T, E)``, before positions are added."""
+
+    def from_embeddings(self, embeddings: Tensor, tokens: Tokens) -> Tensor:
+        """Scores in the model's output space, ``(N, C)`` or ``(N,)``, differentiable in the embeddings."""
+
+    def attentions(self, tokens: Tokens) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Scores, and each layer's attention ``(N, heads, T, T)`` that they were computed from (rows attend to columns, and add up
+        to 1), so that the scores can be differentiated with respect to it."""
+
+    def words(self, ids: Tensor) -> list[str]:
+        """The tokens ``(T,)`` as a reader knows them."""
+
+
 class NonFiniteOutput(ArithmeticError):
     """The model answered NaN or infinite; every check on such rows is an error."""
 
@@ -189,11 +247,44 @@ class AuditedModel:
         self.spec, self.output, self.capabilities = spec, output, capabilities
         self.module, self.native, self.micro_batch, self.device = module, native, micro_batch, device
         self._forward = forward
+        self.text: TokenModel | None = None
+        """The inside of a model that reads texts token by token (EMBEDDINGS)."""
         self._outputs: dict[str, Tensor] = {}
+        self._remembered: dict[str, tuple[int, Any]] = {}
         self.rows_forward = 0
         """Rows that went through the model so far: the true query count."""
         self.rows_backward = 0
         """Rows that went through with gradients on."""
+
+    def with_module(self, module: nn.Module) -> AuditedModel:
+        """This model with another module in place of its own; whatever the model does around that stays.
+
+        The copy counts its own rows. The module is meant to have the shape of the original: a deep copy with other weights.
+
+        Raises:
+            UserError: there is no module (LAYERS).
+        """
+        if self.module is None:
+            raise UserError(f"model '{self.name}' has no torch module to put another in the place of")
+        other = object.__new__(AuditedModel)
+        other.__dict__.update(
+            self.__dict__, module=module, rows_forward=0, rows_backward=0, _outputs={}, _remembered={}
+        )
+        other._forward = lambda x: through(module, self, x)
+        return other
+
+    def remembered(self, key: str, size: int, compute: Callable[[], T]) -> T:
+        """What `compute` gives, computed once for a key and shared by every check while it fits in memory.
+
+        Args:
+            size: bytes that the answer takes; at most `REMEMBERED_BYTES` are held in all.
+        """
+        if key in self._remembered:
+            return self._remembered[key][1]  # type: ignore[no-any-return]
+        found = compute()
+        if size + sum(held for held, _ in self._remembered.values()) <= REMEMBERED_BYTES:
+            self._remembered[key] = (size, found)
+        return found
 
     def scores(self, x: Tensor) -> Tensor:
         """The model's own answers in `output` space, without gradients, in micro-batches: ``(N, C)`` or ``(N,)``."""

@@ -20,7 +20,7 @@ LAYERS = [
     {"finding"},
     {"rng", "scenario", "run_folder", "model", "data", "text", "context", "pairing"},
     {"registry", "datasets", "bridges"},
-    {"attacks", "certificates", "explainers", "privacy"},
+    {"attacks", "certificates", "explainers", "global_explanations", "privacy"},
     {"checks"},
     {"plan", "contradictions", "judge", "schema", "starter", "stored", "engine", "executors", "train"},
     {"report"},

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from audit.model import AuditedModel
+from audit.model import AuditedModel, through
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -78,7 +78,7 @@ def _made(model: AuditedModel, x: Tensor) -> Folded | None:
             module = copy.deepcopy(model.module).requires_grad_(False)
             fast = object.__new__(Folded)
             fast.__dict__.update(model.__dict__, module=module, rows_forward=0, rows_backward=0)
-            fast._forward = lambda rows: _through(module, model, rows)
+            fast._forward = lambda rows: through(module, model, rows)
             _fold(fast, module, probe)
             if model.device == "cpu":
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -87,20 +87,6 @@ def _made(model: AuditedModel, x: Tensor) -> Folded | None:
     except Exception:
         return None
     return fast if same else None
-
-
-def _through(module: nn.Module, model: AuditedModel, x: Tensor) -> Tensor:
-    """The model's answer with another module in place of its own; whatever the model does around that stays."""
-    original = model.module
-    assert original is not None
-    before = original.__dict__.get("forward")
-    original.__dict__["forward"] = module
-    try:
-        return model._forward(x)
-    finally:
-        del original.__dict__["forward"]
-        if before is not None:
-            original.__dict__["forward"] = before
 
 
 def _fold(fast: AuditedModel, module: nn.Module, probe: Tensor) -> None:

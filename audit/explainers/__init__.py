@@ -13,6 +13,7 @@ from audit.parameters import Parameters
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from audit.explainers._features import Features
     from audit.model import AuditedModel
     from audit.rng import ExampleRng
 
@@ -29,6 +30,10 @@ class Attribution:
         score: ``(N,)`` score of the explained input; None with `base_value`.
         error: ``(N,)`` the method's own error estimate (standard error, completeness gap); None where it has none.
         method: how the values were found, where the method had a choice (``Tree SHAP, interventional``).
+        features: what was given one value, where that is more than an element: words, tokens, superpixels; a feature's value is
+            spread evenly over its elements, so that sums stay what they are.
+        parts: ``(N, P)`` values of what has no place in the input (frequency bands); they add up to the same as `values`.
+        part_names: one name for each of them.
     """
 
     values: Tensor
@@ -38,6 +43,9 @@ class Attribution:
     score: Tensor | None = None
     error: Tensor | None = None
     method: str = ""
+    features: Features | None = None
+    parts: Tensor | None = None
+    part_names: tuple[str, ...] = ()
 
 
 class Explainer(Parameters, ABC):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from audit.checks import Check
-from audit.checks.explanation._explaining import AttributionEvidence, Target, build_explainer, choose, explain
+from audit.checks.explanation._explaining import AttributionEvidence, ExplanationCheck, build_explainer, explain
 from audit.finding import Exact, Mean, Measurement, Metric, Proportion
-from audit.model import Capability
 from audit.parameters import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from audit.model import AuditedModel
 
 
-class Completeness(Check):
+class Completeness(ExplanationCheck):
     """Share of attributions that add up to the score minus the score at the baseline.
 
     The gap abs(sum of values − (f(x) − f(baseline))) counts as closed up to max(1e-4 · max(1, abs f(x)), 1 % of abs(f(x) −
@@ -53,17 +51,6 @@ class Completeness(Check):
         "differentiable along the way, or to an explainer that does not fit it."
     )
 
-    explainer: str | dict[str, Any] = "integrated_gradients"
-    """The explainer: a name, or ``{name: {parameter: value}}``; one whose values are meant to add up."""
-    samples: int = Field(default=256, ge=1)
-    """Test rows explained, drawn by row id."""
-    target: Target = "prediction"
-    """The class explained: the predicted one, or the row's label."""
-    background: int = Field(default=100, ge=1)
-    """Background rows: of the population, else the members, else the test rows."""
-    keep: int = Field(default=16, ge=0)
-    """Attributions stored as evidence."""
-
     @model_validator(mode="after")
     def _adds_up(self) -> Completeness:
         name, explainer = build_explainer(self.explainer)
@@ -73,10 +60,6 @@ class Completeness(Check):
             )
         return self
 
-    def requirements(self) -> frozenset[Capability]:
-        """What the explainer needs."""
-        return self.needs | build_explainer(self.explainer)[1].needs
-
     def run(self, model: AuditedModel, data: AuditData, ctx: Context) -> Iterator[Measurement]:
         """See `Check.run`."""
         import torch
@@ -85,12 +68,12 @@ class Completeness(Check):
         from audit.stats import mean_and_se
 
         name, explainer = build_explainer(self.explainer)
-        subject = choose(model, data, ctx, samples=self.samples, background=self.background, target=self.target)
+        subject = self.subject(model, data, ctx)
         evidence = AttributionEvidence(ctx, model, subject, name, explainer, self.keep)
         gaps = []
         for rows, found in explain(explainer, model, subject, ctx):
             gaps.append(_relative_gaps(model, subject, rows, found, name).cpu())
-            evidence.add(rows, found)
+            evidence.add(rows, found, relative_gap=gaps[-1])
             ctx.progress(rows.stop, len(subject.batch), "rows explained")
         gap = torch.cat(gaps).numpy()
         complete = gap <= TOLERANCE

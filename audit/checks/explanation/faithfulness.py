@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from audit.checks import Check
 from audit.checks.explanation._explaining import (
     AttributionEvidence,
-    Target,
+    ExplanationCheck,
     build_explainer,
-    choose,
     explain,
 )
 from audit.explainers._baselines import Baseline
 from audit.finding import EvidenceRef, Mean, Measurement, Metric
-from audit.model import Capability
 from audit.parameters import UserError
 
 if TYPE_CHECKING:
@@ -34,7 +31,7 @@ if TYPE_CHECKING:
 Replacement = Literal["rows"] | Baseline
 
 
-class Faithfulness(Check):
+class Faithfulness(ExplanationCheck):
     """Deletion and insertion against random order.
 
     Features are taken away in the order of their attributions, and the probability of the explained class (the value of a
@@ -61,12 +58,6 @@ class Faithfulness(Check):
         "that suits the input; then look at the rows with the lowest gains."
     )
 
-    explainer: str | dict[str, Any] = "integrated_gradients"
-    """The explainer: a name, or ``{name: {parameter: value}}``."""
-    samples: int = Field(default=256, ge=1)
-    """Test rows explained, drawn by row id."""
-    target: Target = "prediction"
-    """The class explained: the predicted one, or the row's label."""
     steps: int = Field(default=16, ge=2)
     """Even parts in which the features are removed."""
     random_orders: int = Field(default=10, ge=2, multiple_of=2)
@@ -75,28 +66,19 @@ class Faithfulness(Check):
     """What replaces a removed feature, two or more of: mean (of background rows; the most frequent category), rows (the value of
     a random background row), blur (images), black (the lower bound), zero, a number. By default mean and blur for images, mean
     and rows for anything else."""
-    background: int = Field(default=100, ge=1)
-    """Background rows: of the population, else the members, else the test rows."""
-    keep: int = Field(default=16, ge=0)
-    """Attributions stored as evidence."""
 
     @model_validator(mode="after")
-    def _parameters_fit(self) -> Faithfulness:
-        build_explainer(self.explainer)
+    def _baselines_differ(self) -> Faithfulness:
         if self.baselines and len(set(self.baselines)) < max(2, len(self.baselines)):
             raise UserError(f"baselines must be two or more different ones, got {', '.join(map(str, self.baselines))}")
         return self
-
-    def requirements(self) -> frozenset[Capability]:
-        """What the explainer needs."""
-        return self.needs | build_explainer(self.explainer)[1].needs
 
     def run(self, model: AuditedModel, data: AuditData, ctx: Context) -> Iterator[Measurement]:
         """See `Check.run`."""
         import torch
 
         name, explainer = build_explainer(self.explainer)
-        subject = choose(model, data, ctx, samples=self.samples, background=self.background, target=self.target)
+        subject = self.subject(model, data, ctx)
         baselines = self.baselines or (("mean", "blur") if model.spec.kind == "image" else ("mean", "rows"))
         evidence = AttributionEvidence(ctx, model, subject, name, explainer, self.keep)
         curves: list[Tensor] = []
@@ -106,7 +88,8 @@ class Faithfulness(Check):
             part, share = self._curves(model, subject, rows, found, baselines, ctx)
             curves.append(part)
             incomplete += _incomplete(found) if explainer.complete else 0
-            evidence.add(rows, found)
+            gains = _gains(part.numpy(), share.numpy())
+            evidence.add(rows, found, **{name: torch.from_numpy(gain.mean(axis=1)) for name, gain in gains.items()})
             ctx.progress(rows.stop, len(subject.batch), "rows explained")
         scores = torch.cat(curves).numpy()
         gains = _gains(scores, share.numpy())

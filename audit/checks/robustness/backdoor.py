@@ -119,7 +119,7 @@ class Backdoor(Check):
 
     def run(self, model: AuditedModel, data: AuditData, ctx: Context) -> Iterator[Measurement]:
         """See `Check.run`."""
-        from audit.checks.robustness._sample import sample
+        from audit.checks._sample import sample
 
         methods = self.methods or _possible(model, data)
         batch = sample(data.test, self.samples, ctx)

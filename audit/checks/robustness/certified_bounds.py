@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from audit.checks import Check
+from audit.checks._sample import sample
 from audit.checks.robustness._inputs import declared_bounds, require_inside
-from audit.checks.robustness._sample import sample
 from audit.finding import EvidenceRef, Measurement, Metric, Proportion, ThreatModel
 from audit.model import Capability, Task
 from audit.parameters import NotApplicable, Real

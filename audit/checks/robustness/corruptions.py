@@ -90,7 +90,7 @@ class Corruptions(Check):
         """See `Check.run`."""
         import torch
 
-        from audit.checks.robustness._sample import sample
+        from audit.checks._sample import sample
 
         source = _source(model, data).limited(self.families, model)
         reference = _reference(self.reference, model, ctx)

@@ -10,12 +10,12 @@ from pydantic import Field, field_validator, model_validator
 
 from audit.attacks import Attack
 from audit.checks import Check
+from audit.checks._sample import sample
 from audit.checks.robustness._attack_list import AttackSpec, built, capabilities, require_norm, strongest_access
 from audit.checks.robustness._attacked import Outcome, Rows, run_attack
 from audit.checks.robustness._averaged import Averaged
 from audit.checks.robustness._controls import Controls
 from audit.checks.robustness._inputs import declared_bounds, eps_for_snr, require_inside
-from audit.checks.robustness._sample import sample
 from audit.finding import EvidenceRef, Mean, Measurement, Metric, Proportion, ThreatModel
 from audit.model import Capability, Task
 from audit.parameters import Real, UserError

@@ -10,11 +10,11 @@ from pydantic import Field, field_validator, model_validator
 
 from audit.attacks import Attack, build
 from audit.checks import Check
+from audit.checks._sample import sample
 from audit.checks.robustness._attack_list import AttackSpec, built, capabilities, require_norm
 from audit.checks.robustness._attacked import Rows, run_attack
 from audit.checks.robustness._controls import Controls, cheaply, noise, single_step
 from audit.checks.robustness._inputs import declared_bounds, require_inside
-from audit.checks.robustness._sample import sample
 from audit.finding import Exact, Measurement, Metric, Proportion, ThreatModel
 from audit.model import Capability, Task
 from audit.parameters import Real, UserError

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from audit.checks import Check
+from audit.checks._sample import sample
 from audit.checks.robustness._attack_list import AttackSpec, built, capabilities, require_norm, strongest_access
 from audit.checks.robustness._attacked import Rows
 from audit.checks.robustness._averaged import Averaged
 from audit.checks.robustness._controls import whole_range
 from audit.checks.robustness._distances import Distances
 from audit.checks.robustness._inputs import declared_bounds, require_inside
-from audit.checks.robustness._sample import sample
 from audit.finding import LEVEL, Bound, EvidenceRef, Mean, Measurement, Metric, Proportion, Resampled, ThreatModel
 from audit.model import Capability, Task
 from audit.parameters import Real, UserError
