@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from audit.data import Batch
 
 T = TypeVar("T")
+M = TypeVar("M", bound="AuditedModel")
 Task = Literal["classification", "regression"]
 OutputSpace = Literal["logit", "margin", "probability", "label", "value", "tokens"]
 REMEMBERED_BYTES = 1 << 26
@@ -266,11 +267,19 @@ class AuditedModel:
         """
         if self.module is None:
             raise UserError(f"model '{self.name}' has no torch module to put another in the place of")
-        other = object.__new__(AuditedModel)
-        other.__dict__.update(
-            self.__dict__, module=module, rows_forward=0, rows_backward=0, _outputs={}, _remembered={}
-        )
+        other = self.variant(AuditedModel, module=module)
         other._forward = lambda x: through(module, self, x)
+        return other
+
+    def variant(self, kind: type[M], **changes: Any) -> M:
+        """This model as one of another class, which answers in another way; it counts its own rows and remembers nothing.
+
+        Args:
+            changes: attributes that differ.
+        """
+        other = object.__new__(kind)
+        other.__dict__.update(self.__dict__, rows_forward=0, rows_backward=0, _outputs={}, _remembered={})
+        other.__dict__.update(changes)
         return other
 
     def remembered(self, key: str, size: int, compute: Callable[[], T]) -> T:

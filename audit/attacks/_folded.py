@@ -76,8 +76,7 @@ def _made(model: AuditedModel, x: Tensor) -> Folded | None:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             expected = model._forward(probe)
             module = copy.deepcopy(model.module).requires_grad_(False)
-            fast = object.__new__(Folded)
-            fast.__dict__.update(model.__dict__, module=module, rows_forward=0, rows_backward=0)
+            fast = model.variant(Folded, module=module)
             fast._forward = lambda rows: through(module, model, rows)
             _fold(fast, module, probe)
             if model.device == "cpu":

@@ -121,7 +121,7 @@ def test_no_module_no_rows_or_already_folded_is_left_as_it_is() -> None:
 
 
 def test_a_model_that_averages_its_answers_keeps_doing_so() -> None:
-    averaged = Averaged(model(Residual()), 3)
+    averaged = Averaged.of(model(Residual()), 3)
     with folded(averaged, rows()) as fast:
         assert fast is averaged
 

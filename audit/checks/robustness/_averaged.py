@@ -18,22 +18,13 @@ class Averaged(AuditedModel):
     Source: Athalye et al. 2018, arXiv:1707.07397 and arXiv:1802.00420.
     """
 
-    def __init__(self, model: AuditedModel, draws: int) -> None:
-        super().__init__(
-            name=model.name,
-            digest=model.digest,
-            task=model.task,
-            classes=model.classes,
-            spec=model.spec,
-            output=model.output,
-            capabilities=model.capabilities,
-            forward=model._forward,
-            module=model.module,
-            native=model.native,
-            micro_batch=max(1, model.micro_batch // draws),
-            device=model.device,
-        )
-        self.one, self.draws = model, draws
+    one: AuditedModel
+    draws: int
+
+    @classmethod
+    def of(cls, model: AuditedModel, draws: int) -> Averaged:
+        """The mean of so many answers of a model."""
+        return model.variant(cls, one=model, draws=draws, micro_batch=max(1, model.micro_batch // draws))
 
     def _call(self, x: Tensor) -> Tensor:
         import torch

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from audit.attacks import Attack
 from audit.checks import Check
-from audit.checks._sample import sample
 from audit.checks.robustness._attack_list import AttackSpec, built, capabilities, require_norm, strongest_access
 from audit.checks.robustness._attacked import Outcome, Rows, run_attack
-from audit.checks.robustness._averaged import Averaged
 from audit.checks.robustness._controls import Controls
-from audit.checks.robustness._inputs import declared_bounds, eps_for_snr, require_inside
-from audit.finding import EvidenceRef, Mean, Measurement, Metric, Proportion, ThreatModel
+from audit.checks.robustness._inputs import declared_bounds, eps_for_snr
+from audit.checks.robustness._victim import CLEAN_ACCURACY, QUERIES, Victim, require_one_answer, share
+from audit.finding import EvidenceRef, Mean, Measurement, Metric, ThreatModel
 from audit.model import Capability, Task
 from audit.parameters import Real, UserError
 
@@ -52,15 +50,9 @@ class Evasion(Check):
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="robust_accuracy", title="robust accuracy", better="higher", kinds=("proportion",)),
-        Metric(name="clean_accuracy", title="accuracy without attack", better="higher", kinds=("proportion",)),
+        CLEAN_ACCURACY,
         Metric(name="attack_success", title="attack success", better="lower", kinds=("proportion",)),
-        Metric(
-            name="queries",
-            title="queries per attacked row",
-            better="neither",
-            kinds=("mean",),
-            unit="rows through the model",
-        ),
+        QUERIES,
     )
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.LABELS})
     tasks: ClassVar[frozenset[Task]] = frozenset({"classification"})
@@ -97,6 +89,7 @@ class Evasion(Check):
     @model_validator(mode="after")
     def _bound_fits(self) -> Evasion:
         attacks = built(self.attacks)
+        require_one_answer(self.queries, self.eot)
         if not any(attack.norms for attack in attacks.values()):
             if self.eps is not None or self.snr_db is not None:
                 raise UserError(
@@ -119,24 +112,17 @@ class Evasion(Check):
     def run(self, model: AuditedModel, data: AuditData, ctx: Context) -> Iterator[Measurement]:
         import torch
 
-        batch = sample(data.test, self.samples, ctx)
-        x, y = model.tensor(batch), torch.as_tensor(batch.labels).to(model.device)
-        victim = Averaged(model, self.eot) if self.eot > 1 else model
+        victim = Victim.of(model, data, self.samples, ctx, eot=self.eot)
+        x, right, correct, ids = victim.x, victim.right, victim.correct, victim.batch.ids
         attacks = built(self.attacks)
-        threat = self._threat(attacks, victim, x, data)
-        scores = victim.scores(x) if self.eot > 1 else model.outputs(batch)
-        predicted = victim.labels_of(scores)
-        correct = predicted == y
-        clean = ctx.evidence("clean", "outcomes")
-        clean.append(batch.ids, value=correct.double())
-        yield Measurement(metric="clean_accuracy", estimate=_share(correct), evidence=(clean.ref,))
+        threat = self._threat(attacks, victim, data)
+        yield victim.measured(ctx)
 
-        attacks = {name: attack.fit(victim, replace(data, test=batch), ctx) for name, attack in attacks.items()}
-        right = correct.nonzero().flatten()
+        attacks = victim.fitted(attacks, data, ctx)
         eps = eps_for_snr(x, self.snr_db, self.norm) if self.snr_db is not None else None
         # What an attack sees may hang on the model that it was fitted to.
         threat = threat.model_copy(update={"access": strongest_access(attacks)})
-        rows = Rows(victim, x, y, batch.ids, threat, ctx, eps, self.eot).take(right)
+        rows = victim.rows(threat, ctx, eps).take(right)
         outcomes: dict[str, Outcome] = {}
         fooled = torch.zeros(len(rows), dtype=torch.bool, device=x.device)
         for number, (name, attack) in enumerate(attacks.items()):
@@ -149,33 +135,32 @@ class Evasion(Check):
             fooled |= outcome.success
             key, counted = ("after", fooled) if self.sequential else ("attack", outcome.success)
             writer = ctx.evidence(f"outcomes-{name}", "outcomes")
-            writer.append(batch.ids, value=_robust(correct, right, counted).double())
+            writer.append(ids, value=_robust(correct, right, counted).double())
             yield from _one_attack(mine, {key: name}, outcome, counted, correct, right, writer.ref)
             yield from _stages(mine, name, attack, outcome, correct, right)
 
-        controls = Controls(rows, scores[right], varied=bool((predicted != predicted[0]).any()))
+        controls = Controls(rows, victim.scores[right], varied=victim.varied)
         fooled = controls.judge(outcomes, attacks)
         writer = ctx.evidence("outcomes", "outcomes")
-        writer.append(batch.ids, value=_robust(correct, right, fooled).double())
+        writer.append(ids, value=_robust(correct, right, fooled).double())
         bound = _joined(threat.constraints, *dict.fromkeys(attack.constraints() for attack in attacks.values()))
         yield from _worst_case(rows.within(constraints=bound), outcomes, controls, fooled, correct, right, writer.ref)
 
-    def _threat(self, attacks: Mapping[str, Attack], model: AuditedModel, x: Tensor, data: AuditData) -> ThreatModel:
+    def _threat(self, attacks: Mapping[str, Attack], victim: Victim, data: AuditData) -> ThreatModel:
         """What the adversary may do, after what must hold of the inputs for that to mean anything."""
-        if self.eot > 1 and self.queries is not None and self.queries < self.eot:
-            raise UserError(f"queries: {self.queries} is less than one averaged answer takes (eot: {self.eot})")
+        model = victim.model
         access = strongest_access(attacks)
         if self.eps is None and self.snr_db is None:
             counted = {attack.counted for attack in attacks.values()}
             units = counted.pop() if len(counted) == 1 else "elements or characters"
             return ThreatModel(access=access, bounds=model.spec.bounds, units=units, queries=self.queries)
         bounds = declared_bounds(model)
-        require_inside(x, bounds, model, data)
+        victim.require_inside(bounds, data)
         eps, said = self.eps, ""
         if self.snr_db is not None:
             if model.spec.kind != "series":
                 raise UserError(f"snr_db is for a series; model '{model.name}' takes a {model.spec.kind}: give eps")
-            eps = float(eps_for_snr(x, self.snr_db, self.norm).max())
+            eps = float(eps_for_snr(victim.x, self.snr_db, self.norm).max())
             said = f"signal-to-noise ratio of every row at least {self.snr_db:g} dB (eps is that of the loudest)"
         return ThreatModel(
             access=access,
@@ -216,12 +201,12 @@ def _one_attack(
     }
     yield Measurement(
         metric="robust_accuracy",
-        estimate=_share(_robust(correct, right, fooled)),
+        estimate=share(_robust(correct, right, fooled)),
         evidence=(stored, *outcome.examples),
         **shared,
     )
     if len(rows):
-        yield Measurement(metric="attack_success", estimate=_share(fooled), evidence=outcome.examples, **shared)
+        yield Measurement(metric="attack_success", estimate=share(fooled), evidence=outcome.examples, **shared)
     if bool(outcome.attacked.any()):
         value, se, n = mean_and_se(outcome.queries[outcome.attacked].cpu().numpy())
         yield Measurement(metric="queries", estimate=Mean(value=value, se=se, n=n), **shared)
@@ -237,7 +222,7 @@ def _stages(
         fooled = outcome.success & (outcome.stage >= 0) & (outcome.stage <= number)
         yield Measurement(
             metric="robust_accuracy",
-            estimate=_share(_robust(correct, right, fooled)),
+            estimate=share(_robust(correct, right, fooled)),
             dims={"attack": name, "after": stage},
             threat_model=rows.threat,
         )
@@ -262,7 +247,7 @@ def _worst_case(
     why = "; ".join(controls.voids)
     yield Measurement(
         metric="robust_accuracy",
-        estimate=_share(_robust(correct, right, fooled)),
+        estimate=share(_robust(correct, right, fooled)),
         threat_model=threat,
         evidence=(stored, *examples),
         voids={"robust_accuracy": why, "attack_success": why} if why else {},
@@ -271,7 +256,7 @@ def _worst_case(
     if len(rows):
         yield Measurement(
             metric="attack_success",
-            estimate=_share(fooled),
+            estimate=share(fooled),
             threat_model=threat,
             evidence=examples,
             cautions=cautions,
@@ -281,15 +266,11 @@ def _worst_case(
         if bool(inside.any()):
             yield Measurement(
                 metric="attack_success",
-                estimate=_share(fooled[inside]),
+                estimate=share(fooled[inside]),
                 dims={"class": name},
                 threat_model=threat,
                 evidence=(stored, *examples),
             )
-
-
-def _share(flags: Tensor) -> Proportion:
-    return Proportion(k=int(flags.sum()), n=len(flags))
 
 
 def _robust(correct: Tensor, right: Tensor, fooled: Tensor) -> Tensor:

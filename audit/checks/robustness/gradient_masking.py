@@ -10,11 +10,11 @@ from pydantic import Field, field_validator, model_validator
 
 from audit.attacks import Attack, build
 from audit.checks import Check
-from audit.checks._sample import sample
 from audit.checks.robustness._attack_list import AttackSpec, built, capabilities, require_norm
 from audit.checks.robustness._attacked import Rows, run_attack
 from audit.checks.robustness._controls import Controls, cheaply, noise, single_step
-from audit.checks.robustness._inputs import declared_bounds, require_inside
+from audit.checks.robustness._inputs import declared_bounds
+from audit.checks.robustness._victim import Victim
 from audit.finding import Exact, Measurement, Metric, Proportion, ThreatModel
 from audit.model import Capability, Task
 from audit.parameters import Real, UserError
@@ -88,23 +88,16 @@ class GradientMasking(Check):
         return self.needs | capabilities(built([self.attack]))
 
     def run(self, model: AuditedModel, data: AuditData, ctx: Context) -> Iterator[Measurement]:
-        import torch
-
         bounds = declared_bounds(model)
-        batch = sample(data.test, self.samples, ctx)
-        x, y = model.tensor(batch), torch.as_tensor(batch.labels).to(model.device)
-        require_inside(x, bounds, model, data)
-        scores = model.outputs(batch)
-        predicted = model.labels_of(scores)
-        right = (predicted == y).nonzero().flatten()
+        victim = Victim.of(model, data, self.samples, ctx)
+        victim.require_inside(bounds, data)
         threat = ThreatModel(access="white_box", norm=self.norm, eps=self.eps, bounds=bounds, units=model.spec.units)
-        rows = Rows(model, x, y, batch.ids, threat, ctx).take(right)
+        rows = victim.rows(threat, ctx).take(victim.right)
         if not len(rows):
-            raise UserError(f"model '{model.name}' gets none of {len(x)} rows right: there is nothing to attack")
-        ((name, attack),) = built([self.attack]).items()
-        data = replace(data, test=batch)
-        attack = attack.fit(model, data, ctx)
-        trial = _Trial(rows, name, attack, Controls(rows, scores[right], bool((predicted != predicted[0]).any())))
+            raise UserError(f"model '{model.name}' gets none of {len(victim.x)} rows right: there is nothing to attack")
+        ((name, attack),) = victim.fitted(built([self.attack]), data, ctx).items()
+        data = replace(data, test=victim.batch)
+        trial = _Trial(rows, name, attack, Controls(rows, victim.scores[victim.right], victim.varied))
         steps: list[tuple[str, Any]] = [
             ("flags", trial.flags),
             ("noise", lambda: trial.method("random noise of the same norm", noise)),

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from audit.checks import Check
-from audit.checks._sample import sample
 from audit.checks.robustness._attack_list import AttackSpec, built, capabilities, require_norm, strongest_access
 from audit.checks.robustness._attacked import Rows
-from audit.checks.robustness._averaged import Averaged
 from audit.checks.robustness._controls import whole_range
 from audit.checks.robustness._distances import Distances
-from audit.checks.robustness._inputs import declared_bounds, require_inside
-from audit.finding import LEVEL, Bound, EvidenceRef, Mean, Measurement, Metric, Proportion, Resampled, ThreatModel
+from audit.checks.robustness._inputs import declared_bounds
+from audit.checks.robustness._victim import CLEAN_ACCURACY, QUERIES, Victim, require_one_answer, share
+from audit.finding import LEVEL, Bound, EvidenceRef, Mean, Measurement, Metric, Resampled, ThreatModel
 from audit.model import Capability, Task
 from audit.parameters import Real, UserError
 
@@ -57,19 +56,13 @@ class SecurityCurve(Check):
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="robust_accuracy", title="robust accuracy", better="higher", kinds=("proportion",)),
-        Metric(name="clean_accuracy", title="accuracy without attack", better="higher", kinds=("proportion",)),
+        CLEAN_ACCURACY,
         Metric(
             name="accuracy_at_largest_eps", title="accuracy at the largest eps", better="higher", kinds=("proportion",)
         ),
         Metric(name="area", title="area under the security curve", better="higher", kinds=("mean",)),
         Metric(name="median_distance", title="median minimal distance", better="higher", kinds=("resampled", "bound")),
-        Metric(
-            name="queries",
-            title="queries per attacked row",
-            better="neither",
-            kinds=("mean",),
-            unit="rows through the model",
-        ),
+        QUERIES,
     )
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.LABELS})
     tasks: ClassVar[frozenset[Task]] = frozenset({"classification"})
@@ -120,8 +113,7 @@ class SecurityCurve(Check):
             )
         if "points" in self.model_fields_set and self.eps is not None:
             raise UserError("points says how long a grid is that is not given: leave it out beside eps")
-        if self.queries is not None and self.queries < self.eot:
-            raise UserError(f"queries: {self.queries} is less than one averaged answer takes (eot: {self.eot})")
+        require_one_answer(self.queries, self.eot)
         return self
 
     def requirements(self) -> frozenset[Capability]:
@@ -129,32 +121,23 @@ class SecurityCurve(Check):
         return self.needs | capabilities(built(self.attacks))
 
     def run(self, model: AuditedModel, data: AuditData, ctx: Context) -> Iterator[Measurement]:
-        import torch
-
         bounds = declared_bounds(model)
-        batch = sample(data.test, self.samples, ctx)
-        x, y = model.tensor(batch), torch.as_tensor(batch.labels).to(model.device)
-        require_inside(x, bounds, model, data)
-        victim = Averaged(model, self.eot) if self.eot > 1 else model
-        scores = victim.scores(x) if self.eot > 1 else model.outputs(batch)
-        predicted = victim.labels_of(scores)
-        correct = predicted == y
-        clean = ctx.evidence("clean", "outcomes")
-        clean.append(batch.ids, value=correct.double())
-        yield Measurement(metric="clean_accuracy", estimate=_share(correct), evidence=(clean.ref,))
+        victim = Victim.of(model, data, self.samples, ctx, eot=self.eot)
+        victim.require_inside(bounds, data)
+        yield victim.measured(ctx)
 
-        attacks = {name: attack.fit(victim, data, ctx) for name, attack in built(self.attacks).items()}
+        attacks = victim.fitted(built(self.attacks), data, ctx)
         access = strongest_access(attacks)
         threat = ThreatModel(access=access, norm=self.norm, bounds=bounds, units=model.spec.units, queries=self.queries)
-        right = correct.nonzero().flatten()
-        rows = Rows(victim, x, y, batch.ids, threat, ctx, draws=self.eot)
+        right = victim.right
+        rows = victim.rows(threat, ctx)
         whole = whole_range(rows)
         found = Distances(rows.take(right), attacks, self.keep)
         found.without_eps()
-        grid = self.eps or _grid(found.distance, len(x), len(model.classes), whole, self.points)
+        grid = self.eps or _grid(found.distance, len(rows), len(model.classes), whole, self.points)
         found.at_each(grid)
         limit = whole if found.minimal else grid[-1]
-        why, cautions = found.judged(scores[right], bool((predicted != predicted[0]).any()), grid[-1], limit)
+        why, cautions = found.judged(victim.scores[right], victim.varied, grid[-1], limit)
         curve = _Curve(rows, right, found, grid, limit)
         drawn, listed = curve.drawn(), curve.listed()
         every = (
@@ -205,7 +188,7 @@ class _Curve:
                 writer.append(self.rows.ids, value=(self.distance > eps).double())
                 evidence = (writer.ref, drawn)
             measured: dict[str, Any] = {
-                "estimate": _share(self.distance > eps),
+                "estimate": share(self.distance > eps),
                 "threat_model": self._threat(eps),
                 "evidence": evidence,
             }
@@ -259,7 +242,7 @@ class _Curve:
     def drawn(self) -> EvidenceRef:
         """The curve with the interval at each eps."""
         points = [0.0, *self.grid]
-        shares = [_share(self.distance > eps) for eps in points]
+        shares = [share(self.distance > eps) for eps in points]
         low, high = zip(*(share.interval() for share in shares), strict=True)
         units = f", {self.rows.threat.units}" if self.rows.threat.units else ""
         writer = self.rows.ctx.evidence(
@@ -292,10 +275,6 @@ class _Curve:
         sizes = self.distance[(self.distance > 0) & (self.distance <= (self.limit if eps is None else eps))]
         realised = float(sizes.max()) if len(sizes) else None
         return self.rows.threat.model_copy(update={"eps": eps, "realised": realised})
-
-
-def _share(flags: Tensor) -> Proportion:
-    return Proportion(k=int(flags.sum()), n=len(flags))
 
 
 def _median(distance: Tensor, limit: float, unbroken: int, seed: int) -> Estimate:

@@ -200,7 +200,7 @@ def test_labels_are_averaged_by_vote(tmp_path: Path) -> None:
 
     answers = iter([torch.tensor([0, 1]), torch.tensor([2, 1]), torch.tensor([2, 0])])
     model = audited(lambda x: next(answers).double(), (2,), 3, output="label", gradients=False)
-    votes = Averaged(model, 3)
+    votes = Averaged.of(model, 3)
     assert votes.predict(torch.zeros(2, 2)).tolist() == [2, 1]
     assert model.rows_forward == votes.rows_forward == 6
 
