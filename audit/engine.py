@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
+import itertools
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +24,7 @@ from audit.judge import Compare, judge, verdict
 from audit.model import Capability
 from audit.parameters import UserError
 from audit.plan import Plan, Step, bind
-from audit.run_folder import Recorded, Run, RunWriter, safe_name
+from audit.run_folder import FolderTaken, Recorded, Run, RunWriter, safe_name
 from audit.scenario import ScenarioFile, parse, read
 from audit.stored import Report, audit_home, comparison, conclusion, find_run, today
 
@@ -175,7 +177,6 @@ class _Session:
         self._open(first)
         self._fitted(first)
         started = datetime.datetime.now(datetime.UTC)
-        path = out or self._fresh_folder(started)
         manifest = {
             "audit": __version__,
             "scenario": scenario.name,
@@ -197,7 +198,8 @@ class _Session:
         }
         timings: dict[str, Any] = {"steps": {}}
         begun = time.monotonic()
-        with RunWriter(path, manifest, self.plan.file.text) as writer:
+        with self._writer(out, started, manifest) as writer:
+            path = writer.path
             self.observer.started(path, self.plan.steps)
             for step in self.plan.steps:
                 self.observer.step_started(step)
@@ -223,13 +225,16 @@ class _Session:
             writer.finish(findings, timings, facts)
         return Report(path, tuple(findings), result)
 
-    def _fresh_folder(self, started: datetime.datetime) -> Path:
+    def _writer(self, out: Path | None, started: datetime.datetime, manifest: Mapping[str, Any]) -> RunWriter:
+        """The folder named, or one named by time and scenario; runs that start in the same second get numbers."""
+        if out is not None:
+            return RunWriter(out, manifest, self.plan.file.text)
         stem = f"{started:%Y%m%d-%H%M%S}-{safe_name(self.plan.scenario.name)}"
-        for i in range(1000):
-            path = self.home / "runs" / (stem if i == 0 else f"{stem}-{i + 1}")
-            if not path.exists():
-                return path
-        raise UserError(f"{self.home / 'runs'} holds a thousand runs of this second: name a folder with --out")
+        for number in itertools.count(1):
+            with contextlib.suppress(FolderTaken):
+                path = self.home / "runs" / (stem if number == 1 else f"{stem}-{number}")
+                return RunWriter(path, manifest, self.plan.file.text)
+        raise AssertionError("numbers do not end")
 
     def _open(self, ref: str) -> AuditedModel:
         if ref not in self._models:

@@ -161,6 +161,10 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
+class FolderTaken(UserError):
+    """The folder of a new run is there already."""
+
+
 class RunWriter:
     """The one process that writes a run. Use as a context manager: leaving it without `finish` marks the run interrupted."""
 
@@ -169,7 +173,7 @@ class RunWriter:
         try:
             path.mkdir(parents=True, exist_ok=False)
         except FileExistsError as error:
-            raise UserError(f"run folder {path} exists already: choose another with --out") from error
+            raise FolderTaken(f"run folder {path} exists already: choose another with --out") from error
         except OSError as error:
             raise UserError(f"run folder {path} cannot be made: {error.strerror}") from error
         self._lock: IO[str] = (path / ".lock").open("w")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import subprocess
 import sys
@@ -259,3 +260,14 @@ def test_the_run_folder_is_taken_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already"):
         go(scenario(GATED), tmp_path, out=tmp_path / "r")
     assert json.loads((tmp_path / "r" / "manifest.json").read_text())["state"] == "finished"
+
+
+def test_runs_that_start_in_the_same_second_get_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:
+            return datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=tz)
+
+    monkeypatch.setattr("audit.engine.datetime.datetime", Stopped)
+    names = [go(scenario(GATED), tmp_path).path.name for _ in range(3)]
+    assert names == ["20260102-030405-coins", "20260102-030405-coins-2", "20260102-030405-coins-3"]

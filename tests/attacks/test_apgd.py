@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from attacking import right_digits, streams
 from pydantic import ValidationError
 from torch import Tensor, nn
-from toys import Linear, audited, digits, trained_cnn
+from toys import Linear, audited, trained_cnn
 
 from audit.attacks import Attack, Candidates, build, confirm
 from audit.attacks._apgd import _stages, _windows
@@ -23,7 +24,6 @@ from audit.attacks.apgd_t import ApgdT
 from audit.finding import ThreatModel
 from audit.model import AuditedModel, NonFiniteOutput
 from audit.parameters import UserError
-from audit.rng import ExampleRng
 
 ATTACKS = [ApgdCe(), ApgdDlr(), ApgdT()]
 BY_NAME = [pytest.param(attack, id=type(attack).__name__) for attack in ATTACKS]
@@ -31,17 +31,6 @@ BY_NAME = [pytest.param(attack, id=type(attack).__name__) for attack in ATTACKS]
 
 def threat(eps: float, norm: str = "linf", bounds: tuple[float, float] | None = (0.0, 16.0)) -> ThreatModel:
     return ThreatModel(access="white_box", norm=norm, eps=eps, bounds=bounds)
-
-
-def streams(n: int, seed: int = 0) -> ExampleRng:
-    return ExampleRng(seed, "test", [f"row-{i}" for i in range(n)], "attack")
-
-
-def right_digits(model: AuditedModel, n: int = 60) -> tuple[Tensor, Tensor]:
-    test = digits().test
-    x, y = torch.from_numpy(test.x), torch.from_numpy(test.labels)
-    at = (model.predict(x) == y).nonzero().flatten()[:n]
-    return x[at], y[at]
 
 
 def cnn(factor: float = 1.0) -> AuditedModel:

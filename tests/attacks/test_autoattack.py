@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from attacking import streams
 from pydantic import ValidationError
 from torch import Tensor
 from toys import Linear, audited, digits, trained_cnn
@@ -24,10 +25,6 @@ from audit.rng import ExampleRng
 
 def threat(eps: float, norm: str = "linf", bounds: tuple[float, float] | None = (0.0, 16.0)) -> ThreatModel:
     return ThreatModel(access="white_box", norm=norm, eps=eps, bounds=bounds)
-
-
-def streams(n: int) -> ExampleRng:
-    return ExampleRng(0, "test", [f"row-{i}" for i in range(n)], "attack")
 
 
 def test_it_is_the_standard_ensemble() -> None:

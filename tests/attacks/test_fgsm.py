@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attacking import streams
 from toys import Linear, audited, digits, trained_cnn
 
 from audit.attacks import build, confirm
@@ -11,15 +12,10 @@ from audit.attacks.fgsm import Fgsm
 from audit.attacks.pgd import Pgd
 from audit.finding import ThreatModel
 from audit.parameters import UserError
-from audit.rng import ExampleRng
 
 
 def threat(eps: float, norm: str = "linf", bounds: tuple[float, float] | None = (0.0, 16.0)) -> ThreatModel:
     return ThreatModel(access="white_box", norm=norm, eps=eps, bounds=bounds)
-
-
-def streams(n: int) -> ExampleRng:
-    return ExampleRng(0, "test", [f"row-{i}" for i in range(n)], "attack")
 
 
 @pytest.mark.parametrize("loss", ["ce", "margin"])

@@ -6,41 +6,16 @@ import warnings
 
 import pytest
 import torch
+from attacking import DISTANCE, NORMS, right_digits, streams
+from attacking import limits_of as threat
 from torch import Tensor, nn
-from toys import Linear, audited, digits, trained_cnn
+from toys import Linear, audited, trained_cnn
 
 from audit.attacks import Candidates, confirm
 from audit.attacks.fmn import Fmn
 from audit.finding import ThreatModel
 from audit.model import AuditedModel
 from audit.parameters import UserError
-from audit.rng import ExampleRng
-
-NORMS = ("linf", "l2", "l1")
-DISTANCE = {"linf": 20 / 7, "l2": 4.0, "l1": 5.0}
-"""Of (3, 4) from the line 3a + 4b = 5."""
-
-
-def threat(
-    norm: str, eps: float | None = None, bounds: tuple[float, float] | None = (0.0, 16.0), queries: int | None = None
-) -> ThreatModel:
-    return ThreatModel(access="white_box", norm=norm, eps=eps, bounds=bounds, queries=queries)
-
-
-def streams(n: int) -> ExampleRng:
-    return ExampleRng(0, "test", [f"row-{i}" for i in range(n)], "attack")
-
-
-def right_digits(model: AuditedModel, n: int) -> tuple[Tensor, Tensor]:
-    test = digits().test
-    x, y = torch.from_numpy(test.x[: 2 * n]), torch.from_numpy(test.labels[: 2 * n])
-    at = (model.predict(x) == y).nonzero().flatten()[:n]
-    return x[at], y[at]
-
-
-@pytest.fixture(scope="module")
-def cnn() -> AuditedModel:
-    return audited(trained_cnn(), (1, 8, 8), 10, bounds=(0.0, 16.0))
 
 
 def sizes(model: AuditedModel, x: Tensor, y: Tensor, found: Candidates, limits: ThreatModel) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attacking import right_digits, streams
 from torch import Tensor, nn
 from toys import audited, data, digits, trained_cnn
 
@@ -18,7 +19,6 @@ from audit.engine import run
 from audit.finding import ThreatModel
 from audit.model import AuditedModel
 from audit.parameters import UserError
-from audit.rng import ExampleRng
 from audit.scenario import parse
 
 
@@ -26,26 +26,10 @@ def threat(norm: str = "l2", eps: float | None = None, **more: Any) -> ThreatMod
     return ThreatModel(access="black_box_labels", norm=norm, eps=eps, **{"bounds": (0.0, 16.0), **more})
 
 
-def streams(n: int, seed: int = 0) -> ExampleRng:
-    return ExampleRng(seed, "test", [f"row-{i}" for i in range(n)], "attack")
-
-
 def line() -> tuple[AuditedModel, Tensor, Tensor]:
     """Eight times the input that lies 4 (l2) and 20/7 (linf) from the boundary; the model says labels only."""
     model = audited(lambda x: (x @ torch.tensor([3.0, 4.0]) > 5).float(), (2,), output="label", gradients=False)
     return model, torch.tensor([[3.0, 4.0]]).repeat(8, 1), torch.ones(8, dtype=torch.int64)
-
-
-def right_digits(model: AuditedModel, n: int = 16) -> tuple[Tensor, Tensor]:
-    test = digits().test
-    x, y = torch.from_numpy(test.x), torch.from_numpy(test.labels)
-    at = (model.predict(x) == y).nonzero().flatten()[:n]
-    return x[at], y[at]
-
-
-@pytest.fixture(scope="module")
-def cnn() -> AuditedModel:
-    return audited(trained_cnn(), (1, 8, 8), 10, bounds=(0.0, 16.0))
 
 
 # --- closed forms ------------------------------------------------------------------------------------------------
@@ -81,7 +65,7 @@ def test_with_an_eps_a_row_leaves_as_soon_as_it_is_within(norm: str, distance: f
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 @pytest.mark.parametrize("cap", [1, 3, 17, 40, 260])
 def test_queries_are_counted_and_the_cap_holds(cnn: AuditedModel, norm: str, cap: int) -> None:
-    x, y = right_digits(cnn)
+    x, y = right_digits(cnn, 16)
     before = cnn.rows_forward
     found = HopSkipJump().run(cnn, x, y, threat(norm, queries=cap), streams(len(x)))
     assert int(found.queries.sum()) == cnn.rows_forward - before
@@ -112,7 +96,7 @@ def test_batch_and_order_do_not_change_an_outcome(norm: str) -> None:
 
 
 def test_each_parameter_changes_the_outcome(cnn: AuditedModel) -> None:
-    x, y = right_digits(cnn)
+    x, y = right_digits(cnn, 16)
 
     def distance(**parameters: int) -> float:
         found = HopSkipJump(**parameters).run(cnn, x, y, threat(), streams(len(x)))

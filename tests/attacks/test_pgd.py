@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from attacking import right_digits, streams
 from pydantic import ValidationError
 from torch import Tensor, nn
-from toys import Linear, audited, digits, trained_cnn
+from toys import Linear, audited, trained_cnn
 
 from audit.attacks import Candidates, build, confirm
 from audit.attacks._gradients import cross_entropy
@@ -17,27 +18,10 @@ from audit.attacks.pgd import Pgd
 from audit.finding import ThreatModel
 from audit.model import AuditedModel, NonFiniteOutput
 from audit.parameters import UserError
-from audit.rng import ExampleRng
 
 
 def threat(eps: float, norm: str = "linf", bounds: tuple[float, float] | None = (0.0, 16.0)) -> ThreatModel:
     return ThreatModel(access="white_box", norm=norm, eps=eps, bounds=bounds)
-
-
-def streams(n: int, seed: int = 0) -> ExampleRng:
-    return ExampleRng(seed, "test", [f"row-{i}" for i in range(n)], "attack")
-
-
-def right_digits(model: AuditedModel, n: int = 120) -> tuple[Tensor, Tensor]:
-    test = digits().test
-    x, y = torch.from_numpy(test.x), torch.from_numpy(test.labels)
-    at = (model.predict(x) == y).nonzero().flatten()[:n]
-    return x[at], y[at]
-
-
-@pytest.fixture(scope="module")
-def cnn() -> AuditedModel:
-    return audited(trained_cnn(), (1, 8, 8), 10, bounds=(0.0, 16.0))
 
 
 def survivors(model: AuditedModel, x: Tensor, y: Tensor, found: Candidates, limits: ThreatModel) -> Tensor:
@@ -105,7 +89,7 @@ def test_candidates_stay_in_the_box_and_the_ball(cnn: AuditedModel, eps: float, 
 
 
 def test_larger_eps_never_breaks_fewer(cnn: AuditedModel) -> None:
-    x, y = right_digits(cnn)
+    x, y = right_digits(cnn, 120)
     left = [
         int(survivors(cnn, x, y, Pgd().run(cnn, x, y, threat(eps), streams(len(x))), threat(eps)).sum())
         for eps in (0.4, 0.8, 1.6, 2.4, 4.0)
@@ -175,7 +159,7 @@ def test_neither_order_nor_batch_changes_what_an_example_gets(cnn: AuditedModel)
 
 
 def test_every_row_through_the_model_is_counted(cnn: AuditedModel) -> None:
-    x, y = right_digits(cnn)
+    x, y = right_digits(cnn, 120)
     forward, backward = cnn.rows_forward, cnn.rows_backward
     found = Pgd(restarts=2, steps=10).run(cnn, x, y, threat(1.6), streams(len(x)))
     assert int(found.queries.sum()) == cnn.rows_forward - forward
@@ -195,7 +179,7 @@ def test_nothing_to_attack_asks_nothing(cnn: AuditedModel) -> None:
 
 
 def test_more_steps_break_at_least_as_many_as_one(cnn: AuditedModel) -> None:
-    x, y = right_digits(cnn)
+    x, y = right_digits(cnn, 120)
     single = Pgd(steps=1, step_size=1.0, random_start=False).run(cnn, x, y, threat(1.6), streams(len(x)))
     many = Pgd().run(cnn, x, y, threat(1.6), streams(len(x)))
     left_single, left_many = (survivors(cnn, x, y, found, threat(1.6)).sum() for found in (single, many))
@@ -291,7 +275,7 @@ def scaled(factor: float) -> AuditedModel:
 @pytest.mark.parametrize("loss", ["ce", "margin"])
 def test_saturated_logits_blind_plain_cross_entropy_and_neither_loss_here(loss: str) -> None:
     model, plain = scaled(1000.0), scaled(1.0)
-    x, y = right_digits(plain)
+    x, y = right_digits(plain, 120)
     eps, limits = 1.6, threat(1.6)
     usual = Pgd(loss="margin").run(plain, x, y, limits, streams(len(x)))
     left = int(survivors(plain, x, y, usual, limits).sum())
@@ -442,7 +426,7 @@ def test_breaks_at_least_what_foolbox_breaks(cnn: AuditedModel, norm: str, name:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # foolbox imports deprecated names of SciPy
         foolbox = pytest.importorskip("foolbox")
-    x, y = right_digits(cnn)
+    x, y = right_digits(cnn, 120)
     peer = foolbox.PyTorchModel(cnn.module, bounds=(0, 16), device="cpu")
     for steps, step_size in ((20, 0.125), (20, 0.5)):
         attack = getattr(foolbox.attacks, name)(abs_stepsize=step_size * eps, steps=steps, random_start=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from attacking import right_digits, streams
 from torch import Tensor, nn
 from toys import Linear, audited, data, digits, trained_cnn
 
@@ -17,7 +18,6 @@ from audit.engine import run
 from audit.finding import ThreatModel
 from audit.model import AuditedModel, NonFiniteOutput
 from audit.parameters import UserError
-from audit.rng import ExampleRng
 from audit.scenario import parse
 
 
@@ -25,22 +25,6 @@ def threat(
     eps: float, norm: str = "linf", bounds: tuple[float, float] | None = (0.0, 16.0), queries: int | None = None
 ):
     return ThreatModel(access="black_box_scores", norm=norm, eps=eps, bounds=bounds, queries=queries)
-
-
-def streams(n: int, seed: int = 0) -> ExampleRng:
-    return ExampleRng(seed, "test", [f"row-{i}" for i in range(n)], "attack")
-
-
-def right_digits(model: AuditedModel, n: int = 60) -> tuple[Tensor, Tensor]:
-    test = digits().test
-    x, y = torch.from_numpy(test.x), torch.from_numpy(test.labels)
-    at = (model.predict(x) == y).nonzero().flatten()[:n]
-    return x[at], y[at]
-
-
-@pytest.fixture(scope="module")
-def cnn() -> AuditedModel:
-    return audited(trained_cnn(), (1, 8, 8), 10, bounds=(0.0, 16.0))
 
 
 def fallen(model: AuditedModel, x: Tensor, y: Tensor, found: Candidates, limits: ThreatModel) -> Tensor:

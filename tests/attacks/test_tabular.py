@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attacking import streams
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -20,7 +21,6 @@ from audit.data import AuditData
 from audit.finding import ThreatModel
 from audit.model import AuditedModel, Field, InputSpec, OutputSpace, implied
 from audit.parameters import UserError
-from audit.rng import ExampleRng
 
 ANY = ThreatModel(access="black_box_scores")
 
@@ -57,10 +57,6 @@ def rows_of(model: AuditedModel, train: Any, test: Any | None = None) -> AuditDa
     return AuditData(
         "toy", batch(asked, np.zeros(len(asked), dtype=np.int64)), model.spec, model.classes, batch(seen, none)
     )
-
-
-def streams(n: int, seed: int = 0) -> ExampleRng:
-    return ExampleRng(seed, "test", [f"row-{i}" for i in range(n)], "attack")
 
 
 def attack(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attacking import right_digits, streams
 from pydantic import ValidationError
 from torch import Tensor, nn
 from toys import Linear, audited, batch, context, data, digits, trained_cnn
@@ -20,7 +21,6 @@ from audit.engine import run
 from audit.finding import ThreatModel
 from audit.model import AuditedModel, Capability, Field, InputSpec
 from audit.parameters import UserError
-from audit.rng import ExampleRng
 from audit.scenario import parse
 
 CHEAP: dict[str, Any] = {"architecture": "mlp", "queries": 300, "epochs": 12, "steps": 8, "restarts": 2}
@@ -28,17 +28,6 @@ CHEAP: dict[str, Any] = {"architecture": "mlp", "queries": 300, "epochs": 12, "s
 
 def threat(eps: float, norm: str = "linf", queries: int | None = None) -> ThreatModel:
     return ThreatModel(access="black_box_scores", norm=norm, eps=eps, bounds=(0.0, 16.0), queries=queries)
-
-
-def streams(n: int) -> ExampleRng:
-    return ExampleRng(0, "test", [f"row-{i}" for i in range(n)], "attack")
-
-
-def right_digits(model: AuditedModel, n: int) -> tuple[Tensor, Tensor]:
-    test = digits().test
-    x, y = torch.from_numpy(test.x), torch.from_numpy(test.labels)
-    at = (model.predict(x) == y).nonzero().flatten()[:n]
-    return x[at], y[at]
 
 
 class Rounded(nn.Module):
@@ -57,11 +46,6 @@ class Constant(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.one_hot(torch.full((len(x),), 3), 10).float()
-
-
-@pytest.fixture(scope="module")
-def cnn() -> AuditedModel:
-    return audited(trained_cnn(), (1, 8, 8), 10, bounds=(0.0, 16.0))
 
 
 def test_the_surrogate_costs_what_is_said_and_never_sees_a_row_tested_on(cnn: AuditedModel, tmp_path: Path) -> None:

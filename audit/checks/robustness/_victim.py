@@ -50,7 +50,6 @@ class Victim:
         model: as it is attacked and judged: averaged where that was asked for.
         batch: the rows.
         x, y: the rows and their labels as tensors, ``(N, *shape)`` and ``(N,)``.
-        scores: the model's answers to them.
         eot: how many answers each of them is the mean of.
     """
 
@@ -58,7 +57,6 @@ class Victim:
     batch: Batch
     x: Tensor
     y: Tensor
-    scores: Tensor
     eot: int
 
     @classmethod
@@ -68,14 +66,16 @@ class Victim:
 
         batch = sample(data.test, samples, ctx)
         x, y = model.tensor(batch), torch.as_tensor(batch.labels).to(model.device)
-        if eot == 1:
-            return cls(model, batch, x, y, model.outputs(batch), eot)
-        averaged = Averaged.of(model, eot)
-        return cls(averaged, batch, x, y, averaged.scores(x), eot)
+        return cls(Averaged.of(model, eot) if eot > 1 else model, batch, x, y, eot)
 
     def require_inside(self, bounds: tuple[float, float], data: AuditData) -> None:
         """Refuse rows outside the declared bounds, as `audit.checks.robustness._inputs.require_inside` does."""
         require_inside(self.x, bounds, self.model, data)
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """The model's answers to the rows, in its output space."""
+        return self.model.outputs(self.batch) if self.eot == 1 else self.model.scores(self.x)
 
     @cached_property
     def predicted(self) -> Tensor:

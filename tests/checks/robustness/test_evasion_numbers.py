@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from measuring import DIGITS, digit_model, measured, some_digits, value
 from pydantic import ValidationError
 from torch import Tensor, nn
 from toys import Linear, SmallCnn, audited, batch, context, data, digits, trained_cnn
@@ -17,40 +17,11 @@ from audit.attacks import Attack, Candidates
 from audit.checks.robustness import _attack_list as module
 from audit.checks.robustness.evasion import Evasion
 from audit.data import AuditData
-from audit.finding import Access, Measurement, Proportion, ThreatModel
+from audit.finding import Access, Measurement, ThreatModel
 from audit.model import AuditedModel, Capability, Field, InputSpec, implied
 from audit.parameters import UserError
 from audit.rng import ExampleRng
 from audit.run_folder import Run
-
-DIGITS = (0.0, 16.0)
-
-
-def measured(
-    check: Evasion, model: AuditedModel, rows: AuditData, tmp_path: Path, seed: int = 0
-) -> dict[str, Measurement]:
-    """Every measurement, by ``metric`` or ``metric[key=value]``."""
-    from audit.finding import part_name
-
-    found = list(check.run(model, rows, context(tmp_path, seed=seed)))
-    by_name = {part_name(m.metric, m.dims): m for m in found}
-    assert len(by_name) == len(found)
-    declared = {metric.name: metric.kinds for metric in Evasion.metrics}
-    assert all(m.estimate.kind in declared[m.metric] for m in found)
-    return by_name
-
-
-def value(measurement: Measurement) -> tuple[int, int]:
-    assert isinstance(measurement.estimate, Proportion)
-    return measurement.estimate.k, measurement.estimate.n
-
-
-def some_digits(n: int = 150) -> AuditData:
-    return data(digits().test.take(np.arange(n)), n_classes=10, bounds=DIGITS)
-
-
-def digit_model(forward: Callable[[Tensor], Tensor] | nn.Module | None = None, **kw: Any) -> AuditedModel:
-    return audited(forward or trained_cnn(), (1, 8, 8), 10, bounds=DIGITS, **kw)
 
 
 def evidence(measurement: Measurement, kind: str, tmp_path: Path) -> Any:

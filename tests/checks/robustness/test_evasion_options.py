@@ -9,54 +9,34 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from measuring import digit_model, measured, some_digits, value
 from pydantic import ValidationError
 from torch import Tensor
-from toys import Linear, audited, batch, context, data, digits, trained_cnn
+from toys import Linear, audited, batch, data, trained_cnn
 
 from audit.attacks import Attack, Candidates
 from audit.checks.robustness import _attack_list, _controls
 from audit.checks.robustness.evasion import Evasion
-from audit.data import AuditData
 from audit.engine import run
-from audit.finding import Access, Measurement, Proportion, ThreatModel, part_name
+from audit.finding import Access, ThreatModel, part_name
 from audit.model import AuditedModel, Capability
 from audit.parameters import UserError
 from audit.rng import ExampleRng
 from audit.scenario import parse
-
-DIGITS = (0.0, 16.0)
-
-
-def measured(check: Evasion, model: AuditedModel, rows: AuditData, tmp_path: Path) -> dict[str, Measurement]:
-    return {part_name(m.metric, m.dims): m for m in check.run(model, rows, context(tmp_path))}
-
-
-def count(measurement: Measurement) -> int:
-    assert isinstance(measurement.estimate, Proportion)
-    return measurement.estimate.k
-
-
-def some_digits(n: int = 100) -> AuditData:
-    return data(digits().test.take(np.arange(n)), n_classes=10, bounds=DIGITS)
-
-
-def digit_model(forward: Any = None, **kw: Any) -> AuditedModel:
-    return audited(forward or trained_cnn(), (1, 8, 8), 10, bounds=DIGITS, **kw)
-
 
 # --- sequences ---------------------------------------------------------------------------------------------------
 
 
 def test_a_sequence_comes_to_the_same_worst_case_on_what_was_left(tmp_path: Path) -> None:
     attacks = [{"pgd": {"steps": 2, "random_start": False}}, "pgd", {"pgd": {"loss": "margin"}}]
-    apart = measured(Evasion(eps=1.2, attacks=attacks), digit_model(), some_digits(), tmp_path)
-    after = measured(Evasion(eps=1.2, attacks=attacks, sequential=True), digit_model(), some_digits(), tmp_path)
-    assert count(after["robust_accuracy"]) == count(apart["robust_accuracy"])
-    first, second, third = (count(after[f"robust_accuracy[after={name}]"]) for name in ("pgd", "pgd#2", "pgd#3"))
-    assert first >= second >= third == count(after["robust_accuracy"])
-    assert first == count(apart["robust_accuracy[attack=pgd]"])
+    apart = measured(Evasion(eps=1.2, attacks=attacks), digit_model(), some_digits(100), tmp_path)
+    after = measured(Evasion(eps=1.2, attacks=attacks, sequential=True), digit_model(), some_digits(100), tmp_path)
+    assert value(after["robust_accuracy"])[0] == value(apart["robust_accuracy"])[0]
+    first, second, third = (value(after[f"robust_accuracy[after={name}]"])[0] for name in ("pgd", "pgd#2", "pgd#3"))
+    assert first >= second >= third == value(after["robust_accuracy"])[0]
+    assert first == value(apart["robust_accuracy[attack=pgd]"])[0]
     assert "robust_accuracy[attack=pgd]" not in after, "a cumulative figure does not pass for one attack's own"
-    clean, left = count(after["clean_accuracy"]), after["queries[after=pgd#2]"].estimate.n
+    clean, left = value(after["clean_accuracy"])[0], after["queries[after=pgd#2]"].estimate.n
     assert left == first < clean, "the second attack saw the survivors only"
 
 
@@ -93,11 +73,11 @@ def test_stages_are_told_cumulatively_and_black_box_luck_is_weighed(
         monkeypatch.setattr(_attack_list, "build", lambda spec, plant=plant: ("ensemble", plant))
         monkeypatch.setattr(_controls, "_black_box_stage", _black_box_stage)
         found = measured(Evasion(eps=16), honest, some_digits(60), tmp_path)
-        after = [count(found[f"robust_accuracy[after={s},attack=ensemble]"]) for s in ("pgd", "art.square_attack")]
-        clean = count(found["clean_accuracy"])
+        after = [value(found[f"robust_accuracy[after={s},attack=ensemble]"])[0] for s in ("pgd", "art.square_attack")]
+        clean = value(found["clean_accuracy"])[0]
         assert clean - 3 <= after[0] < clean
         assert after[1] <= after[0]
-        assert after[1] == count(found["robust_accuracy[attack=ensemble]"])
+        assert after[1] == value(found["robust_accuracy[attack=ensemble]"])[0]
         said = found["robust_accuracy"].voids.get("robust_accuracy", "")
         assert ("black-box attacks fooled" in said) == void
 
@@ -157,12 +137,12 @@ checks:
 
 def test_what_takes_more_queries_than_allowed_does_not_count(tmp_path: Path) -> None:
     attacks = ["pgd", {"art.basic_iterative_method": {"max_iter": 10, "rows_per_call": 100}}]
-    free = measured(Evasion(eps=1.2, attacks=attacks), digit_model(), some_digits(), tmp_path)
-    capped = measured(Evasion(eps=1.2, attacks=attacks, queries=3), digit_model(), some_digits(), tmp_path)
-    assert count(free["robust_accuracy[attack=pgd]"]) < count(capped["robust_accuracy[attack=pgd]"])
+    free = measured(Evasion(eps=1.2, attacks=attacks), digit_model(), some_digits(100), tmp_path)
+    capped = measured(Evasion(eps=1.2, attacks=attacks, queries=3), digit_model(), some_digits(100), tmp_path)
+    assert value(free["robust_accuracy[attack=pgd]"])[0] < value(capped["robust_accuracy[attack=pgd]"])[0]
     assert capped["queries[attack=pgd]"].estimate.value <= 3, "an attack of ours stops at the cap"
     one = "robust_accuracy[attack=art.basic_iterative_method]"
-    assert count(free[one]) < count(capped[one]) == count(capped["clean_accuracy"])
+    assert value(free[one])[0] < value(capped[one])[0] == value(capped["clean_accuracy"])[0]
     assert any("more queries" in caution for caution in capped[one].cautions)
     threat = capped["robust_accuracy"].threat_model
     assert threat is not None
@@ -188,7 +168,7 @@ def test_a_randomised_model_is_void_without_averaging_and_measured_with_it(tmp_p
     averaged = measured(Evasion(eps=1.5, attacks=attacks, eot=8), model, rows, tmp_path)
     assert averaged["robust_accuracy"].voids == {}
     assert any("mean of 8 answers" in caution for caution in averaged["robust_accuracy"].cautions)
-    assert count(averaged["robust_accuracy"]) < count(averaged["clean_accuracy"]) - 10
+    assert value(averaged["robust_accuracy"])[0] < value(averaged["clean_accuracy"])[0] - 10
     assert averaged["queries[attack=pgd]"].estimate.value % 8 == pytest.approx(0, abs=8)
     assert model.rows_forward - before > 8 * 60
     still = measured(Evasion(eps=1.5, attacks=attacks, eot=2), digit_model(), rows, tmp_path)
@@ -222,7 +202,7 @@ def test_each_series_is_attacked_by_its_own_loudness(norm: str, tmp_path: Path) 
     for ratio in (0.5, 3.0, 8.0, 20.0):
         robust = int((distance > size * 10 ** (-ratio / 20)).sum())
         found = measured(Evasion(snr_db=ratio, norm=norm), model, rows, tmp_path)
-        assert count(found["robust_accuracy"]) == robust
+        assert value(found["robust_accuracy"])[0] == robust
         threat = found["robust_accuracy"].threat_model
         assert threat is not None
         assert f"at least {ratio:g} dB" in threat.constraints
@@ -233,12 +213,12 @@ def test_a_silent_row_may_not_be_changed_at_all(tmp_path: Path) -> None:
     model = audited(Linear([1.0, 1.0], 0.5), (2,), bounds=(-20.0, 20.0), kind="series")
     rows = data(batch(np.array([[0.0, 0.0], [0.1, 0.0]], dtype=np.float32), np.ones(2, dtype=np.int64)))
     found = measured(Evasion(snr_db=-40, norm="l2"), model, rows, tmp_path)
-    assert count(found["robust_accuracy"]) == 1
+    assert value(found["robust_accuracy"])[0] == 1
 
 
 def test_a_signal_to_noise_ratio_is_for_series(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="snr_db is for a series"):
-        measured(Evasion(snr_db=20, norm="l2"), digit_model(), some_digits(), tmp_path)
+        measured(Evasion(snr_db=20, norm="l2"), digit_model(), some_digits(100), tmp_path)
     with pytest.raises(ValidationError, match="l2 or linf"):
         Evasion(snr_db=20, norm="l1")
 
@@ -252,7 +232,7 @@ def test_a_loss_by_entry_point_is_what_the_attack_climbs(tmp_path: Path) -> None
     def predictions(loss: str) -> list[int]:
         folder = tmp_path / loss
         folder.mkdir()
-        found = measured(Evasion(eps=4, attacks=[{"pgd": {"loss": loss}}]), digit_model(), some_digits(), folder)
+        found = measured(Evasion(eps=4, attacks=[{"pgd": {"loss": loss}}]), digit_model(), some_digits(100), folder)
         (ref,) = [ref for ref in found["robust_accuracy"].evidence if ref.kind == "adversarial"]
         (run,) = folder.iterdir()
         return [int(p) for p in Run(run).evidence(ref).column("adversarial_prediction")]
@@ -300,7 +280,7 @@ def test_constraints_take_the_place_of_a_norm(honest: bool, tmp_path: Path, monk
         return torch.stack([-x[:, 0], x[:, 0]], dim=1)
 
     found = measured(Evasion(attacks=["first"]), audited(forward, (2,)), rows, tmp_path)
-    assert count(found["attack_success"]) == (3 if honest else 1), "what breaks the constraints does not count"
+    assert value(found["attack_success"])[0] == (3 if honest else 1), "what breaks the constraints does not count"
     threat = found["attack_success[attack=first]"].threat_model
     assert threat is not None
     assert (threat.norm, threat.eps, threat.constraints) == (None, None, "the first column alone")

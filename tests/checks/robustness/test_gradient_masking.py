@@ -9,19 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from measuring import DIGITS, digit_model, measured
 from pydantic import ValidationError
 from torch import Tensor
-from toys import audited, batch, context, data, digits, trained_cnn
+from toys import batch, data, digits, trained_cnn
 
 from audit.checks.robustness.gradient_masking import GradientMasking
 from audit.data import AuditData
 from audit.engine import run
-from audit.finding import Measurement, Proportion, part_name
-from audit.model import AuditedModel
+from audit.finding import Measurement, Proportion
 from audit.parameters import UserError
 from audit.scenario import parse
-
-DIGITS = (0.0, 16.0)
 
 
 @cache
@@ -29,14 +27,6 @@ def rows(n: int = 60, members: bool = False) -> AuditData:
     known = digits()
     train = known.train.take(np.arange(300)) if members and known.train is not None else None
     return data(known.test.take(np.arange(n)), train, n_classes=10, bounds=DIGITS)
-
-
-def model(forward: Any = None) -> AuditedModel:
-    return audited(forward or trained_cnn(), (1, 8, 8), 10, bounds=DIGITS)
-
-
-def measured(check: GradientMasking, subject: AuditedModel, of: AuditData, tmp_path: Path) -> dict[str, Measurement]:
-    return {part_name(m.metric, m.dims): m for m in check.run(subject, of, context(tmp_path))}
 
 
 def share(measurement: Measurement) -> float:
@@ -48,12 +38,12 @@ QUICK: dict[str, Any] = {"eps": 1.5, "queries": 60, "attack": {"pgd": {"steps": 
 
 
 def test_an_honest_model_breaks_no_control(tmp_path: Path) -> None:
-    found = measured(GradientMasking(**QUICK), model(), rows(members=True), tmp_path)
+    found = measured(GradientMasking(**QUICK), digit_model(), rows(members=True), tmp_path)
     broken = found["broken_controls"]
     assert broken.estimate.value == 0, broken.cautions
     assert broken.voids == {}
     assert found["controls"].estimate.value == 9
-    without = measured(GradientMasking(**QUICK, transfer=False), model(), rows(members=True), tmp_path)
+    without = measured(GradientMasking(**QUICK, transfer=False), digit_model(), rows(members=True), tmp_path)
     assert without["controls"].estimate.value == 8
     assert "success[method=transfer]" not in without
     whole = share(found["success[method=pgd]"])
@@ -66,7 +56,7 @@ def test_an_honest_model_breaks_no_control(tmp_path: Path) -> None:
 
 
 def test_the_transfer_attack_is_run_where_there_are_rows_to_train_on(tmp_path: Path) -> None:
-    assert "success[method=transfer]" not in measured(GradientMasking(**QUICK), model(), rows(), tmp_path)
+    assert "success[method=transfer]" not in measured(GradientMasking(**QUICK), digit_model(), rows(), tmp_path)
 
 
 class Reversed(torch.autograd.Function):
@@ -93,7 +83,7 @@ class Reversed(torch.autograd.Function):
 def test_planted_masks_are_found(mask: Any, said: str, tmp_path: Path) -> None:
     import re
 
-    found = measured(GradientMasking(**{**QUICK, "eps": 3, "queries": 100}), model(mask), rows(), tmp_path)
+    found = measured(GradientMasking(**{**QUICK, "eps": 3, "queries": 100}), digit_model(mask), rows(), tmp_path)
     assert found["broken_controls"].estimate.value >= 1
     why = found["broken_controls"].voids["robustness.evasion:robust_accuracy"]
     assert re.search(said, why), why
@@ -101,7 +91,7 @@ def test_planted_masks_are_found(mask: Any, said: str, tmp_path: Path) -> None:
 
 def test_more_iterations_that_find_more_are_found_out(tmp_path: Path) -> None:
     slow = {"pgd": {"steps": 3, "step_size": 0.03, "random_start": False}}
-    found = measured(GradientMasking(eps=2.5, queries=1, attack=slow), model(), rows(), tmp_path)
+    found = measured(GradientMasking(eps=2.5, queries=1, attack=slow), digit_model(), rows(), tmp_path)
     assert share(found["success[method=ten times the iterations]"]) > share(found["success[method=pgd]"]) + 0.1
     assert "pgd with 30 steps" in found["broken_controls"].voids["robustness.evasion:robust_accuracy"]
 
@@ -125,7 +115,7 @@ checks:
   - robustness.gradient_masking: {eps: 3, queries: 50, attack: {pgd: {steps: 1, step_size: 0.01, random_start: false}}}
     require: {broken_controls: "== 0"}
 """
-    report = run(parse(text), home=tmp_path, models={"toy": model()}, data=rows())
+    report = run(parse(text), home=tmp_path, models={"toy": digit_model()}, data=rows())
     gated = {f.step: f for f in report.findings if f.gated}
     assert gated["robustness.gradient_masking"].status == "fail"
     assert gated["white"].status == "void"
@@ -139,12 +129,12 @@ def test_what_cannot_be_controlled_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="defined for linf"):
         GradientMasking(eps=1, norm="l2", attack="art.basic_iterative_method")
     given = rows().test
-    never = (model().predict(torch.from_numpy(given.x)).numpy() + 1) % 10
+    never = (digit_model().predict(torch.from_numpy(given.x)).numpy() + 1) % 10
     wrong = data(batch(given.x, never), n_classes=10, bounds=DIGITS)
     with pytest.raises(UserError, match="nothing to attack"):
-        measured(GradientMasking(eps=1), model(), wrong, tmp_path)
+        measured(GradientMasking(eps=1), digit_model(), wrong, tmp_path)
 
 
 def test_fewer_samples_are_attacked(tmp_path: Path) -> None:
-    few = measured(GradientMasking(**QUICK, samples=20), model(), rows(), tmp_path)
+    few = measured(GradientMasking(**QUICK, samples=20), digit_model(), rows(), tmp_path)
     assert few["success[method=pgd]"].estimate.n <= 20
