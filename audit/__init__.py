@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "load_scenario": "audit.scenario",
-    "ScenarioError": "audit.scenario",
+    "ScenarioError": "audit.scenario.problems",
     "UserError": "audit.parameters",
     "from_arrays": "audit.datasets._arrays",
     "run": "audit.engine",
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from audit.parameters import UserError
     from audit.registry.store import Registry
     from audit.run_folder import Run
-    from audit.scenario import ScenarioError, load_scenario
+    from audit.scenario import load_scenario
+    from audit.scenario.problems import ScenarioError
     from audit.stored import Report, find_run, rejudge
 
 __all__ = [

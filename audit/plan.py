@@ -14,7 +14,8 @@ from audit.datasets import Source
 from audit.finding import Metric, part_name
 from audit.names import nearest, resolve, resolve_member
 from audit.parameters import Parameters, UserError, parse_real
-from audit.scenario import CheckEntry, Location, Problem, Scenario, ScenarioError, ScenarioFile, describe, parse_part
+from audit.scenario import CheckEntry, Scenario, ScenarioFile, parse_part
+from audit.scenario.problems import Location, Problem, ScenarioError, describe
 
 
 @dataclass(frozen=True)

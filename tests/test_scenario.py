@@ -9,7 +9,8 @@ import pytest
 
 from audit.parameters import UserError
 from audit.plan import bind
-from audit.scenario import MAX_BYTES, ScenarioError, load_scenario, parse, parse_part, read
+from audit.scenario import MAX_BYTES, load_scenario, parse, parse_part, read
+from audit.scenario.problems import ScenarioError
 
 GOOD = """\
 name: coins

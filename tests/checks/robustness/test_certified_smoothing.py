@@ -16,7 +16,8 @@ from audit.engine import run
 from audit.finding import Finding
 from audit.model import AuditedModel
 from audit.plan import bind
-from audit.scenario import ScenarioError, parse
+from audit.scenario import parse
+from audit.scenario.problems import ScenarioError
 from audit.stored import Report
 
 SCENARIO = "name: r\nmodel: toy\ndata: {{source: given}}\nthreads: 1\nchecks:\n  - robustness.certified_smoothing: {params}\n    require: {require}\n"

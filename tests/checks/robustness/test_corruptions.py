@@ -25,7 +25,8 @@ from audit.model import AuditedModel, Field, InputSpec, implied
 from audit.parameters import UserError
 from audit.plan import bind
 from audit.rng import ExampleRng
-from audit.scenario import ScenarioError, parse
+from audit.scenario import parse
+from audit.scenario.problems import ScenarioError
 from audit.stored import Report
 
 NAMES = [name for members in images.FAMILIES.values() for name in members]

@@ -19,7 +19,8 @@ from audit.finding import Finding
 from audit.model import AuditedModel
 from audit.parameters import UserError
 from audit.plan import bind
-from audit.scenario import ScenarioError, parse
+from audit.scenario import parse
+from audit.scenario.problems import ScenarioError
 from audit.stored import Report
 
 

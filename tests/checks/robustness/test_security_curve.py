@@ -17,7 +17,8 @@ from audit.engine import run
 from audit.finding import Bound, Finding, Mean, Proportion, Resampled
 from audit.model import AuditedModel
 from audit.plan import bind
-from audit.scenario import ScenarioError, parse
+from audit.scenario import parse
+from audit.scenario.problems import ScenarioError
 from audit.stored import Report
 
 DUAL = {"linf": 7.0, "l2": 5.0, "l1": 4.0}

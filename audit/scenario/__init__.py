@@ -6,7 +6,6 @@ Reading names the line of everything it refuses. Nothing here knows which checks
 from __future__ import annotations
 
 import datetime
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,40 +13,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from audit.finding import Severity
 from audit.gate import Gate
 from audit.names import nearest
 from audit.parameters import Parameters, Real, UserError
+from audit.scenario.marked_yaml import dump_yaml, load_yaml
+from audit.scenario.problems import Location, Problem, ScenarioError, describe, dotted
 
-Location = tuple[str | int, ...]
 MAX_BYTES = 1_000_000
-MAX_NODES = 100_000
 RESERVED = ("id", "require", "severity", "matrix", "timeout", "optional")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong with a scenario, on one line."""
-
-    message: str
-    line: int | None = None
-    column: int | None = None
-    path: str = ""
-
-    def __str__(self) -> str:
-        where = f":{self.line}:{self.column}" if self.line is not None else ""
-        field_path = f"{self.path}: " if self.path else ""
-        return f"{where}: {field_path}{self.message}" if where else f": {field_path}{self.message}"
-
-
-class ScenarioError(UserError):
-    """A scenario that cannot be run; `problems` holds one line each."""
-
-    def __init__(self, origin: str, problems: Sequence[Problem]) -> None:
-        self.origin, self.problems = origin, tuple(problems)
-        super().__init__("\n".join(f"{origin}{problem}" for problem in problems))
 
 
 def _gate(text: Any) -> Any:
@@ -198,14 +174,6 @@ class ScenarioFile:
         return _validate(self)
 
 
-def dotted(location: Location) -> str:
-    """``checks[0].robustness.evasion.eps``."""
-    out = ""
-    for part in location:
-        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else str(part)
-    return out
-
-
 def read(path: Path | str, overrides: Sequence[str] = ()) -> ScenarioFile:
     """Read a scenario file.
 
@@ -233,10 +201,10 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> ScenarioFile:
 
 def parse(text: str, origin: str = "<scenario>", base: Path = Path(), overrides: Sequence[str] = ()) -> ScenarioFile:
     """As `read`, from text."""
-    raw, marks = _load_yaml(text, origin)
+    raw, marks = load_yaml(text, origin)
     if overrides:
         _override(raw, overrides, origin)
-        text = _dump_yaml(raw)
+        text = dump_yaml(raw)
     return ScenarioFile(origin, text, raw, marks, base)
 
 
@@ -247,103 +215,6 @@ def load_scenario(path: Path | str, overrides: Sequence[str] = ()) -> Scenario:
         ScenarioError: with one line per problem: where, which field, what was expected, the nearest known name.
     """
     return read(path, overrides).scenario
-
-
-def _yaml() -> Any:
-    from ruamel.yaml import YAML
-
-    yaml = YAML(typ="rt", pure=True)
-    yaml.allow_duplicate_keys = False
-    return yaml
-
-
-def _load_yaml(text: str, origin: str) -> tuple[dict[str, Any], dict[Location, tuple[int, int]]]:
-    from ruamel.yaml.constructor import DuplicateKeyError
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-    try:
-        node = _yaml().load(text)
-    except DuplicateKeyError as error:
-        mark = error.problem_mark
-        message = str(error.problem).split(" with value")[0].replace("found ", "")
-        raise ScenarioError(
-            origin, [Problem(f"{message}: a key may stand once", mark.line + 1, mark.column + 1)]
-        ) from None
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = (mark.line + 1, mark.column + 1) if mark else (None, None)
-        raise ScenarioError(origin, [Problem(f"is no valid YAML: {error.problem or error.context}", *place)]) from None
-    except (YAMLError, RecursionError, ValueError) as error:
-        raise ScenarioError(origin, [Problem(f"is no valid YAML: {str(error).splitlines()[0]}")]) from None
-    if node is None:
-        raise ScenarioError(origin, [Problem("is empty: start with 'audit init --model REF --data SOURCE'")])
-    if not isinstance(node, dict):
-        raise ScenarioError(
-            origin, [Problem(f"expected a mapping with name, model, data and checks, got a {type(node).__name__}")]
-        )
-    marks: dict[Location, tuple[int, int]] = {}
-    budget = [MAX_NODES]
-    return _plain(node, (), marks, budget, origin), marks
-
-
-def _plain(
-    node: Any, location: Location, marks: dict[Location, tuple[int, int]], budget: list[int], origin: str
-) -> Any:
-    """ruamel's annotated nodes as plain Python values, their places noted; tags are refused."""
-    budget[0] -= 1
-    if budget[0] < 0:
-        raise ScenarioError(origin, [Problem(f"unfolds to more than {MAX_NODES:,} values: this is no scenario")])
-    if isinstance(node, dict):
-        _refuse_tag(node, location, marks, origin)
-        out: dict[str, Any] = {}
-        for key, value in node.items():
-            here = (*location, str(key))
-            lc: Any = getattr(node, "lc", None)
-            if lc is not None and key in (lc.data or {}):
-                line, column = lc.key(key)
-                marks[here] = (line + 1, column + 1)
-            out[str(key)] = _plain(value, here, marks, budget, origin)
-        return out
-    if isinstance(node, list):
-        _refuse_tag(node, location, marks, origin)
-        items = []
-        for i, value in enumerate(node):
-            places: Any = getattr(node, "lc", None)
-            if places is not None and i in (places.data or {}):
-                line, column = places.item(i)
-                marks[(*location, i)] = (line + 1, column + 1)
-            items.append(_plain(value, (*location, i), marks, budget, origin))
-        return items
-    if isinstance(node, bool) or node is None:
-        return node
-    for kind in (int, float, str):
-        if isinstance(node, kind):
-            return kind(node)
-    if isinstance(node, datetime.date):
-        return node.date() if isinstance(node, datetime.datetime) else node
-    _refuse_tag(node, location, marks, origin)
-    return bool(node) if type(node).__name__ == "ScalarBoolean" else str(node)
-
-
-_CORE_TAGS = {
-    f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp")
-}
-
-
-def _refuse_tag(node: Any, location: Location, marks: Mapping[Location, tuple[int, int]], origin: str) -> None:
-    tag = getattr(getattr(node, "tag", None), "value", None)
-    if tag and str(tag) not in _CORE_TAGS:
-        line, column = marks.get(location, (None, None))
-        raise ScenarioError(
-            origin,
-            [Problem(f"tag {tag} is not allowed: a scenario holds plain values only", line, column, dotted(location))],
-        )
-
-
-def _dump_yaml(raw: Any) -> str:
-    out = io.StringIO()
-    _yaml().dump(raw, out)
-    return out.getvalue()
 
 
 def _override(raw: dict[str, Any], overrides: Sequence[str], origin: str) -> None:
@@ -360,7 +231,7 @@ def _override(raw: dict[str, Any], overrides: Sequence[str], origin: str) -> Non
         target = target.strip()
         if not equals or not target:
             raise UserError(f"--set {text}: write ID.parameter=value, such as --set robustness.evasion.eps=0.05")
-        value, _ = _load_yaml(f"value: {value_text}", f"--set {text}")
+        value, _ = load_yaml(f"value: {value_text}", f"--set {text}")
         owner = max((i for i in entries if target.startswith(f"{i}.")), key=len, default=None)
         if owner is not None:
             item, name = entries[owner]
@@ -461,45 +332,3 @@ def _entry_location(location: Location, entries: list[dict[str, Any]], places: l
     if rest[:1] == ("params",):
         rest = (entry["check"], *rest[1:])
     return ("checks", place, *rest)
-
-
-def describe(
-    error: ValidationError,
-    prefix: Location,
-    source: ScenarioFile,
-    model: type[BaseModel],
-    relocate: Any = lambda location: location,
-) -> list[Problem]:
-    """Each of pydantic's complaints as one line: the field, what was expected, what was there, the nearest known name."""
-    problems = []
-    for item in error.errors():
-        if item["type"] == "too_short" and item["input"]:
-            continue  # pydantic counts entries that failed as missing; their own problems are listed
-        location: Location = relocate((*prefix, *(part for part in item["loc"] if not _is_union_tag(part))))
-        message, kind = item["msg"], item["type"]
-        if kind == "extra_forbidden":
-            name = str(item["loc"][-1])
-            known = list(model.model_fields)
-            guess = nearest(name, known)
-            message = f"unknown field '{name}'" + (
-                f"; did you mean '{guess}'?" if guess else f"; known: {', '.join(known) or 'none'}"
-            )
-        elif kind == "missing":
-            message = f"'{item['loc'][-1]}' is missing"
-        elif kind == "string_pattern_mismatch":
-            message = f"{_short(item['input'])} is no name: use letters, digits, '.', '_' and '-', starting with a letter or digit"
-        elif kind == "value_error":
-            message = message.removeprefix("Value error, ")
-        else:
-            message = f"{message[0].lower()}{message[1:]}, got {_short(item['input'])}"
-        problems.append(source.problem(location, message))
-    return problems
-
-
-def _is_union_tag(part: Any) -> bool:
-    return isinstance(part, str) and ("[" in part or part in ("str", "dict", "float", "int"))
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
