@@ -113,9 +113,9 @@ class Evasion(Check):
         import torch
 
         victim = Victim.of(model, data, self.samples, ctx, eot=self.eot)
-        x, right, correct, ids = victim.x, victim.right, victim.correct, victim.batch.ids
         attacks = built(self.attacks)
         threat = self._threat(attacks, victim, data)
+        x, right, correct, ids = victim.x, victim.right, victim.correct, victim.batch.ids
         yield victim.measured(ctx)
 
         attacks = victim.fitted(attacks, data, ctx)
