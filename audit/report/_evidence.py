@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,10 @@ from audit.finding import EvidenceRef
 from audit.numbers import show
 from audit.parameters import UserError
 from audit.report import _charts, _samples
+from audit.report._attribution import AttributionReader
 from audit.report._images import Picture, planes, scale_bar
-from audit.report._samples import Budget, Sample
+from audit.report._sample import Sample
+from audit.report._samples import Budget
 from audit.report._table_changes import HEADER, TableChanges, columns_of
 from audit.report._view import RunView
 from audit.report._words import clean, mapping, plain_value
@@ -70,6 +72,8 @@ class Block:
     samples: list[Sample] = field(default_factory=list)
     legend: tuple[str, Picture, str] | None = None
     """Palette with the words at its ends."""
+    key: tuple[str, str] | None = None
+    """The same of texts and series, whose shades follow the page: words for against and for."""
     table: Table | None = None
     matrix: Matrix | None = None
 
@@ -122,10 +126,16 @@ def _fill(block: Block, view: RunView, ref: EvidenceRef, budget: Budget, number:
 def _attributions(block: Block, evidence: Evidence, view: RunView, budget: Budget, number: int) -> None:
     meta = evidence.meta
     block.facts += _facts(mapping(meta.get("parameters")))
-    block.samples, block.shown = _samples.attributions(evidence, _bounds(view, evidence, block.step), budget)
-    kind = str(meta.get("input_kind", ""))
-    if kind == "image":
-        block.legend = _legend("speaks against the class", "speaks for it; the ends are each map's own scale")
+    reader = AttributionReader(meta, _bounds(view, evidence, block.step), _fields(view, block.step))
+    block.facts += _method(evidence, reader)
+    block.samples, block.shown = _samples.attributions(evidence, reader, budget)
+    against, forward = (
+        ("speaks against the class", "speaks for it") if reader.classes else ("lowers", "raises the value")
+    )
+    if reader.kind == "image":
+        block.legend = _legend(against, f"{forward}; the ends are each map's own scale")
+    elif reader.kind in ("text", "series"):
+        block.key = (against, f"{forward}; the ends are each row's own scale")
     elif names := list(_texts(meta.get("feature_names"))):
         import numpy as np
 
@@ -156,11 +166,24 @@ def _adversarial(block: Block, evidence: Evidence, view: RunView, budget: Budget
         block.legend = _legend("made darker", "made brighter")
 
 
+def _fields(view: RunView, step: str) -> list[Mapping[str, Any]]:
+    """The fields of the audited model's input; none where a step is of several models."""
+    models = sorted({record.model for record in view.recorded if record.step == step})
+    return columns_of(view.models.get(models[0], {})) if len(models) == 1 else []
+
+
+def _method(evidence: Evidence, reader: AttributionReader) -> list[str]:
+    """How the values were found, where all rows agree, and what one value stands for."""
+    methods = sorted(set(evidence.column("method").astype(str).tolist())) if "method" in evidence.fields else []
+    return [
+        *([methods[0]] if len(methods) == 1 and methods[0] else []),
+        *([f"per {reader.unit}"] if reader.unit else []),
+    ]
+
+
 def _table_changes(block: Block, evidence: Evidence, view: RunView) -> TableChanges:
     """Changed cells by the columns of the audited model; a summary of them becomes the block's table."""
-    models = sorted({record.model for record in view.recorded if record.step == block.step})
-    fields = columns_of(view.models.get(models[0], {})) if len(models) == 1 else []
-    changes = TableChanges(evidence, fields)
+    changes = TableChanges(evidence, _fields(view, block.step))
     rows = changes.summary()
     block.table = Table(HEADER, rows[:MAX_TABLE], _left_out(len(rows), MAX_TABLE, "columns"))
     return changes

@@ -22,6 +22,8 @@ _ENDS = (
     (0.48, 0.115, 0.085),
 )  # OKLab: blue, vermilion; the same lightness and nearly the same chroma
 _STEPS = 255
+_EDGE = bytes((70, 74, 80))
+"""Where two features meet: the entry after the palette's last."""
 
 
 @dataclass(frozen=True)
@@ -93,20 +95,77 @@ def photograph(x: NDArray[Any], bounds: tuple[float, float], alt: str, label: st
     return _picture(np.round(255 * np.clip((array - low) / ((high - low) or 1.0), 0, 1)), alt, label)
 
 
-def signed_map(values: NDArray[Any], alt: str, label: str) -> tuple[Picture, float]:
+def signed_map(
+    values: NDArray[Any], alt: str, label: str, feature: NDArray[Any] | None = None
+) -> tuple[Picture, float]:
     """Signed values, channels summed, in the diverging palette; and the value at the palette's ends.
 
-    The ends are the largest magnitude; of more than a thousand pixels its 99th percentile, so that a few cannot hide the rest.
+    Args:
+        feature: number of the feature of each element: where two meet, a line is drawn.
     """
     import numpy as np
 
+    total = summed(values)
+    limit = limit_of(total)
+    pixels = _indices(np.nan_to_num(_reduced(total)) / (limit or 1.0))
+    if feature is None:
+        return _picture(pixels, alt, label, coloured=True), limit
+    height, width = pixels.shape
+    factor = max(1, TILE // max(height, width))
+    pixels, number = (
+        part.repeat(factor, axis=0).repeat(factor, axis=1) for part in (pixels, _sampled(feature, pixels))
+    )
+    pixels[meeting(number)] = _STEPS
+    return Picture(_png(pixels, True), alt, label, width * factor, height * factor, factor > 1), limit
+
+
+def summed(values: NDArray[Any]) -> NDArray[np.float64]:
+    """A map over pixels, ``(H, W)``: channels (first, or last where the shape says so) added up."""
+    import numpy as np
+
     array = np.asarray(values, dtype=np.float64)
-    total = planes(array.sum(axis=0, keepdims=True) if array.ndim == 3 else array)
+    if array.ndim == 3:
+        last = array.shape[-1] in (1, 3, 4) and array.shape[0] not in (1, 3, 4)
+        array = array.sum(axis=-1 if last else 0)
+    return planes(array)
+
+
+def limit_of(total: NDArray[np.float64]) -> float:
+    """The ends of the palette: the largest magnitude; of more than a thousand pixels its 99th percentile, so that a few cannot
+    hide the rest."""
+    import numpy as np
+
     magnitude = np.abs(total[np.isfinite(total)])
     limit = float((np.quantile(magnitude, 0.99) if magnitude.size > 1000 else magnitude.max()) if magnitude.size else 0)
-    limit = limit or (float(magnitude.max()) if magnitude.size else 0.0)
-    scaled = np.nan_to_num(_reduced(total)) / (limit or 1.0)
-    return _picture(_indices(scaled), alt, label, coloured=True), limit
+    return limit or (float(magnitude.max()) if magnitude.size else 0.0)
+
+
+def meeting(number: NDArray[Any]) -> NDArray[np.bool_]:
+    """The first pixel of a feature after another one, across and down, ``(H, W)``."""
+    import numpy as np
+
+    found = np.zeros(number.shape, dtype=bool)
+    found[:, 1:] |= number[:, 1:] != number[:, :-1]
+    found[1:] |= number[1:] != number[:-1]
+    return found
+
+
+def plane_of(feature: NDArray[Any]) -> NDArray[Any]:
+    """The features' numbers in one plane, ``(H, W)``: those of the first channel."""
+    import numpy as np
+
+    array = np.asarray(feature)
+    if array.ndim == 3:
+        last = array.shape[-1] in (1, 3, 4) and array.shape[0] not in (1, 3, 4)
+        array = array[..., 0] if last else array[0]
+    return array
+
+
+def _sampled(feature: NDArray[Any], pixels: NDArray[Any]) -> NDArray[Any]:
+    """The features' numbers in one plane of the picture's size."""
+    plane = plane_of(feature)
+    factor = max(1, plane.shape[0] // pixels.shape[0])
+    return plane[::factor, ::factor][: pixels.shape[0], : pixels.shape[1]]
 
 
 def magnified_change(
@@ -164,7 +223,7 @@ def _png(pixels: NDArray[Any], coloured: bool) -> str:
 
     image = Image.fromarray(np.ascontiguousarray(np.clip(np.nan_to_num(pixels), 0, 255).astype(np.uint8)))
     if coloured:
-        image.putpalette(palette().tobytes())
+        image.putpalette(palette().tobytes() + _EDGE)
     out = io.BytesIO()
     image.save(out, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()

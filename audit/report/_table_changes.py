@@ -84,12 +84,7 @@ class TableChanges:
         return Change(self._names[column], text, "" if coded else _signed(delta), share)
 
     def _cell(self, column: int, value: float) -> str:
-        categories = self._categories(column)
-        if math.isnan(value):
-            return "missing"
-        if categories and value == int(value) and 0 <= value < len(categories):
-            return clean(categories[int(value)])
-        return show(value)
+        return cell_of(self._fields[column], value)
 
     def _categories(self, column: int) -> list[Any]:
         found = self._fields[column].get("categories")
@@ -100,6 +95,16 @@ def columns_of(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The fields of a model's input spec, from what the manifest holds of the model."""
     fields = mapping(facts.get("spec")).get("fields")
     return [mapping(field) for field in fields] if isinstance(fields, list) else []
+
+
+def cell_of(field: Mapping[str, Any], value: float) -> str:
+    """A cell in the reader's terms: a category by its name, a number, or ``missing``."""
+    categories = field.get("categories")
+    if math.isnan(value):
+        return "missing"
+    if isinstance(categories, list | tuple) and value == int(value) and 0 <= value < len(categories):
+        return clean(categories[int(value)])
+    return show(value)
 
 
 def _signed(value: float) -> str:

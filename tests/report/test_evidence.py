@@ -42,15 +42,19 @@ def test_attributions_of_a_table_are_bars(block_of: Callable[..., Block]) -> Non
     first = block.samples[0]
     assert first.title == "true yes, predicted no"  # wrong predictions come first
     assert first.right is False
-    assert [(bar.feature, bar.value, bar.amount) for bar in first.bars] == [
+    assert [(bar.feature, bar.value, bar.amount) for bar in first.lists[0].bars] == [
         ("age", "40", "+0.2"),
         ("debt", "2", "-0.1"),
         ("income", "1", "+0.05"),
     ]
     second = block.samples[1]
-    assert [bar.feature for bar in second.bars] == ["debt", "age"]  # what contributes nothing is left out
-    assert (second.bars[0].left, second.bars[0].width, second.bars[0].positive) == (0.0, 50.0, False)
-    assert (second.bars[1].left, second.bars[1].width) == (50.0, 12.5)
+    assert [bar.feature for bar in second.lists[0].bars] == ["debt", "age"]  # what contributes nothing is left out
+    assert (second.lists[0].bars[0].left, second.lists[0].bars[0].width, second.lists[0].bars[0].positive) == (
+        0.0,
+        50.0,
+        False,
+    )
+    assert (second.lists[0].bars[1].left, second.lists[0].bars[1].width) == (50.0, 12.5)
 
 
 def test_attributions_of_a_regression_have_no_right_and_wrong(block_of: Callable[..., Block]) -> None:
@@ -70,7 +74,7 @@ def test_adversarial_rows_of_a_table_show_what_changed(block_of: Callable[..., B
     )  # fmt: skip
     (sample,) = block.samples
     assert sample.title == "true no: no → yes"
-    assert [(bar.feature, bar.value, bar.amount) for bar in sample.bars] == [("debt", "5 → 4.5", "-0.5")]
+    assert [(bar.feature, bar.value, bar.amount) for bar in sample.lists[0].bars] == [("debt", "5 → 4.5", "-0.5")]
     assert sample.lines == ["1 column changed", "size 0.5 (l2)", "1,200 queries"]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from audit.report._evidence import Block, blocks
-from audit.report._samples import MAX_FEATURES
+from audit.report._sample import MAX_FEATURES
 from audit.report._table_changes import HEADER
 from audit.report._view import RunView
 
@@ -41,16 +41,16 @@ def test_a_changed_row_reads_from_what_to_what(stored: Callable[..., Any], make:
     block = block_of(stored, make, [[100, 0, NAN], [100, 1, 30]], [[90, 2, NAN], [60, 1, 31]])
     first, second = block.samples
     assert first.title == "true deny: deny → approve"
-    assert [(bar.feature, bar.value, bar.amount) for bar in first.bars] == [
+    assert [(bar.feature, bar.value, bar.amount) for bar in first.lists[0].bars] == [
         ("job", "clerk → judge", ""),
         ("loan <b>", "100 → 90 k$", "-10"),
     ]
-    assert [(bar.left, bar.width) for bar in first.bars] == [(50.0, 50.0), (37.5, 12.5)]
-    assert [(bar.feature, bar.value, bar.amount) for bar in second.bars] == [
+    assert [(bar.left, bar.width) for bar in first.lists[0].bars] == [(50.0, 50.0), (37.5, 12.5)]
+    assert [(bar.feature, bar.value, bar.amount) for bar in second.lists[0].bars] == [
         ("loan <b>", "100 → 60 k$", "-40"),
         ("age", "30 → 31", "+1"),
     ]
-    assert {bar.width for bar in second.bars} == {50.0}, "each column on its own scale"
+    assert {bar.width for bar in second.lists[0].bars} == {50.0}, "each column on its own scale"
     assert first.lines == ["2 columns changed", "7 queries"]
 
 
@@ -68,13 +68,13 @@ def test_the_columns_changed_are_counted_over_all_stored_rows(stored: Callable[.
 
 
 def test_columns_nobody_names_go_by_position(stored: Callable[..., Any], make: Any) -> None:
-    assert block_of(stored, make, [[1, 2]], [[1, 3]]).samples[0].bars[0].feature == "position 1"
+    assert block_of(stored, make, [[1, 2]], [[1, 3]]).samples[0].lists[0].bars[0].feature == "position 1"
     named = block_of(stored, make, [[1, 2]], [[1, 3]], meta={"feature_names": ["a", "b"]})
-    assert named.samples[0].bars[0].feature == "b"
+    assert named.samples[0].lists[0].bars[0].feature == "b"
 
 
 def test_a_row_changed_everywhere_is_cut_and_says_so(stored: Callable[..., Any], make: Any) -> None:
     wide = [{"name": f"c{i}", "kind": "number"} for i in range(MAX_FEATURES + 3)]
     block = block_of(stored, make, np.zeros((1, len(wide))), np.ones((1, len(wide))), wide)
-    assert len(block.samples[0].bars) == MAX_FEATURES
+    assert len(block.samples[0].lists[0].bars) == MAX_FEATURES
     assert block.samples[0].lines[0] == f"{len(wide)} columns changed"

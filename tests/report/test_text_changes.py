@@ -113,7 +113,7 @@ def test_adversarial_texts_stand_side_by_side(block_of: Callable[..., Block]) ->
     assert [p.label for p in sample.passages] == ["original: good", "attacked: bad"]
     assert sample.passages[1].pieces[1] == Piece("\u0435", True, "\u0435 U+0435 CYRILLIC SMALL LETTER IE")
     assert sample.lines[1:] == ["size 1 characters", "31 queries"]
-    assert not sample.bars
+    assert not sample.lists
 
 
 def test_the_page_marks_them_and_escapes_the_rest(stored: Callable[..., Any], make: Any) -> None:

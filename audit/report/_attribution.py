@@ -1,0 +1,114 @@
+"""One attribution as a page shows it: the input beside what each part of it contributes. One form for each kind of input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from audit.report._images import MAX_SIDE, photograph, signed_map
+from audit.report._sample import BarList, Sample, bar_list, named, number
+from audit.report._series_map import series_map
+from audit.report._table_changes import cell_of
+from audit.report._text_map import shaded
+from audit.report._words import clean, mapping
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BOUNDED = ("segment", "patch")
+"""Units of an image whose edges are drawn."""
+PERCENT = ("relative_", "share_")
+"""Quality numbers that are shares begin like this."""
+
+
+class AttributionReader:
+    """Turns rows of attribution evidence into samples.
+
+    Args:
+        meta: of the evidence: input_kind, classes, feature_names, unit, part_names.
+        bounds: black and white of a picture; without them the picture's own smallest and largest value.
+        fields: the columns of a table, or the channels' one field, as the model's input spec has them.
+    """
+
+    def __init__(
+        self,
+        meta: Mapping[str, Any],
+        bounds: tuple[float, float] | None = None,
+        fields: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.kind = str(meta.get("input_kind", ""))
+        self.unit = str(meta.get("unit") or "")
+        self.classes, self._names, self._parts = (
+            meta[name] if isinstance(meta.get(name), list) else []
+            for name in ("classes", "feature_names", "part_names")
+        )
+        self._bounds, self._fields = bounds, fields
+
+    def sample(self, row: Mapping[str, Any], right: bool | None = None) -> Sample:
+        """An input and what speaks for the explained class.
+
+        Args:
+            row: x, values, target and, where they are known, prediction, label, score, base_value, error, feature, parts,
+                quality_NAME.
+        """
+        sample = Sample(self._title(row), right)
+        aim = named(row.get("target"), self.classes) if self.classes else ""
+        match self.kind:
+            case "image":
+                self._image(sample, row, aim)
+            case "text":
+                self._text(sample, row, aim)
+            case "series":
+                self._series(sample, row, aim)
+            case _:
+                sample.lists.append(self._bars(row["x"], row["values"]))
+        if "parts" in row and len(self._parts) == len(row["parts"]):
+            header = ("band" if self.kind == "series" else "part", "", "contribution")
+            sample.lists.append(bar_list(self._parts, [""] * len(self._parts), row["parts"], header))
+        sample.lines += _numbers(row)
+        return sample
+
+    def _title(self, row: Mapping[str, Any]) -> str:
+        label, answer = (named(row.get(name), self.classes) for name in ("label", "prediction"))
+        return f"true {label}, predicted {answer}" if label else f"predicted {answer}"
+
+    def _image(self, sample: Sample, row: Mapping[str, Any], aim: str) -> None:
+        x = row["x"]
+        bounds = self._bounds or (float(x.min()), float(x.max()))
+        sample.pictures.append(photograph(x, bounds, f"Input. {sample.title}.", "input"))
+        feature = row.get("feature") if self.unit in BOUNDED else None
+        label = f"for {aim}" if aim else "contributions"
+        drawn, limit = signed_map(row["values"], f"Attribution map for {aim or 'the output'}.", label, feature)
+        sample.pictures.append(drawn)
+        sample.lines.append(f"scale ± {number(limit)}")
+        if max(x.shape[-2:]) > MAX_SIDE:
+            sample.lines.append("averaged down to fit")
+
+    def _text(self, sample: Sample, row: Mapping[str, Any], aim: str) -> None:
+        sample.tokens, limit = shaded(row["x"], row["values"], row.get("feature"))
+        sample.lines.append(f"scale ± {number(limit)}{f' for {aim}' if aim else ''}")
+
+    def _series(self, sample: Sample, row: Mapping[str, Any], aim: str) -> None:
+        title = f"Series, coloured by what speaks for {aim or 'the output'}. {sample.title}."
+        drawing, limit, note = series_map(row["x"], row["values"], title, self._names)
+        sample.drawings.append(drawing)
+        sample.lines += [f"scale ± {number(limit)}{f' for {aim}' if aim else ''}", *([note] if note else [])]
+
+    def _bars(self, x: NDArray[Any], values: NDArray[Any]) -> BarList:
+        flat = x.reshape(-1)
+        names = self._names if len(self._names) == len(flat) else [f"position {i}" for i in range(len(flat))]
+        known = self._fields if len(self._fields) == len(flat) else [{}] * len(flat)
+        cells = [cell_of(mapping(field), float(value)) for field, value in zip(known, flat, strict=True)]
+        return bar_list(names, cells, values, ("feature", "value", "contribution"))
+
+
+def _numbers(row: Mapping[str, Any]) -> list[str]:
+    """What is known of the attribution: score, error, and how good it is."""
+    found = [
+        f"{name.replace('_', ' ')} {number(row[name])}" for name in ("score", "base_value", "error") if name in row
+    ]
+    for name in sorted(name for name in row if name.startswith("quality_")):
+        what = name.removeprefix("quality_")
+        share = what.startswith(PERCENT)
+        found.append(f"{clean(what).replace('_', ' ')} {number(100 * row[name] if share else row[name])}{' %' * share}")
+    return found
