@@ -62,7 +62,7 @@ def in_top(values: Tensor, known: Tensor, k: Tensor) -> Tensor:
     held = values.double().masked_fill(~known, -torch.inf)
     edge = held.sort(dim=1, descending=True).values.gather(1, (k[:, None] - 1).clamp_min(0))
     above, tied = held > edge, (held == edge) & known
-    left = (k - above.sum(dim=1)) / tied.sum(dim=1).clamp_min(1)
+    left = (k - above.sum(dim=1)).double() / tied.sum(dim=1).clamp_min(1)
     return torch.where(above, 1.0, torch.where(tied, left[:, None], 0.0)) * (k > 0)[:, None]
 
 
