@@ -20,7 +20,8 @@ from audit.context import Context
 from audit.contradictions import contradictions
 from audit.executors.local import execute
 from audit.finding import Measurement, Metric, Outcome, Severity, part_name
-from audit.judge import Compare, judge, verdict
+from audit.judge import Compare, judge
+from audit.judge.verdicts import verdict
 from audit.model import Capability
 from audit.parameters import UserError
 from audit.plan import Plan, Step, bind

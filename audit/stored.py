@@ -11,7 +11,8 @@ from typing import Any
 
 from audit.contradictions import contradictions
 from audit.finding import Finding, Severity, part_name
-from audit.judge import Compare, Verdict, judge, verdict
+from audit.judge import Compare, judge
+from audit.judge.verdicts import Verdict, verdict
 from audit.pairing import PairedDifference, paired_difference
 from audit.parameters import UserError
 from audit.plan import bind

@@ -22,7 +22,9 @@ from audit.finding import (
     Status,
 )
 from audit.gate import Gate
-from audit.judge import decide, judge, verdict
+from audit.judge import judge
+from audit.judge.decision import decide
+from audit.judge.verdicts import verdict
 from audit.pairing import PairedDifference, paired_difference
 from audit.plan import Plan, bind
 from audit.run_folder import Recorded

@@ -15,7 +15,7 @@ from audit.report._view import RunVerdict, RunView
 from audit.report._words import STATUS, by_weight, clean, interval_of, n_of, value_of
 
 if TYPE_CHECKING:
-    from audit.judge import Verdict
+    from audit.judge.verdicts import Verdict
     from audit.run_folder import Run
 
 WIDE = 120

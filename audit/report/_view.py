@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from audit.finding import EvidenceRef, Finding, Severity, Status
-from audit.judge import Verdict, verdict
+from audit.judge.verdicts import Verdict, verdict
 from audit.parameters import UserError
 from audit.report._coverage import Gap, gaps
 from audit.report._words import SEVERITIES, STATUS, VERDICTS, by_weight, clean, count, mapping

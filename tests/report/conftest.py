@@ -31,7 +31,8 @@ from audit.finding import (
     part_name,
 )
 from audit.gate import Gate
-from audit.judge import decide, describe_estimate, verdict
+from audit.judge.decision import decide, describe_estimate
+from audit.judge.verdicts import verdict
 from audit.run_folder import Recorded, Run, RunWriter
 
 CLASSES = [str(i) for i in range(10)]

@@ -63,7 +63,7 @@ def test_an_unjudged_run_says_so(situation_run: Callable[[str], Run]) -> None:
 
 
 def test_findings_before_they_are_stored(rich: Run) -> None:
-    from audit.judge import verdict
+    from audit.judge.verdicts import verdict
 
     out = io.StringIO()
     for part in render_findings(rich.findings, verdict(rich.findings)):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,20 +14,16 @@ from typing import Any
 from audit.contradictions import Contradiction
 from audit.finding import (
     LEVEL,
-    Bound,
-    Estimate,
-    Exact,
     Finding,
     Measurement,
     Metric,
     Outcome,
-    Resampled,
-    Severity,
     Status,
     fingerprint,
     part_name,
 )
 from audit.gate import Gate
+from audit.judge.decision import Decision, decide, describe_estimate
 from audit.numbers import show, show_interval
 from audit.pairing import PairedDifference
 from audit.plan import Plan, Step, same_value
@@ -37,71 +32,6 @@ from audit.scenario import parse_part
 
 Compare = Callable[[Recorded], "PairedDifference | str"]
 """Pairs a measurement with the baseline run; a text says why it cannot be paired."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What one gate comes to, before waivers."""
-
-    status: Status
-    message: str
-    p_value: float | None = None
-    """Two-sided, of the decided direction; None where correction for multiple testing does not apply."""
-
-
-def decide(estimate: Estimate, gate: Gate, level: float = LEVEL) -> Decision:
-    """Judge one estimate against one gate: pass, fail or inconclusive."""
-    low, high = estimate.interval(level)
-    said = describe_estimate(estimate, level)
-    if isinstance(estimate, Bound):
-        return _decide_bound(estimate, gate, said)
-    if isinstance(estimate, Resampled) and len(set(estimate.replicates)) == 1:
-        return Decision(
-            Status.INCONCLUSIVE, f"{said}: every resample gives the same value, so its interval says nothing"
-        )
-    p_value = None
-    if gate.direction != "equal" and not isinstance(estimate, Exact):
-        p_value = min(1.0, 2 * min(estimate.p_value(gate), estimate.p_value(gate.opposite())))
-    if gate.holds_for(low, high):
-        return Decision(Status.PASS, f"{said} meets {gate}", p_value)
-    if gate.misses(low, high):
-        return Decision(Status.FAIL, f"{said} misses {gate}", p_value)
-    needed = None if gate.direction == "equal" else estimate.n_to_resolve(gate, level)
-    if needed is not None:
-        would = f"about n = {needed:,} with this same result would decide"
-    else:
-        would = "no larger n would decide at this very result"
-    return Decision(Status.INCONCLUSIVE, f"{said} straddles {gate}: {would}", p_value)
-
-
-def _decide_bound(estimate: Bound, gate: Gate, said: str) -> Decision:
-    low, high = estimate.interval()
-    if gate.misses(low, high):
-        return Decision(Status.FAIL, f"{said} contradicts {gate}")
-    if gate.holds_for(low, high):
-        return Decision(Status.PASS, f"{said} meets {gate}")
-    if estimate.could_falsify(gate):
-        return Decision(
-            Status.PASS, f"{said} does not falsify {gate}; it could have shown as much as {show(estimate.ceiling)}"
-        )
-    ceiling = "an unknown ceiling" if estimate.ceiling is None else f"at most {show(estimate.ceiling)}"
-    return Decision(
-        Status.INCONCLUSIVE, f"{said} does not falsify {gate}, but the procedure could have shown {ceiling}"
-    )
-
-
-def describe_estimate(estimate: Estimate, level: float = LEVEL) -> str:
-    """``0.83 (95 % interval 0.79 to 0.86, n = 450)``."""
-    low, high = estimate.interval(level)
-    n = f"n = {estimate.n:,}" if estimate.n is not None else ""
-    if isinstance(estimate, Exact):
-        return show(estimate.value) + (f" ({n})" if n else "")
-    if isinstance(estimate, Bound):
-        return f"{estimate.side} bound {show(estimate.value)} ({estimate.level:.4g} confidence, {n})"
-    return f"{show(estimate.value)} ({level * 100:g} % interval {show_interval(low, high)}, {n})"
-
-
-# --- a whole run -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -405,82 +335,3 @@ def _waive(finding: Finding, plan: Plan, today: datetime.date) -> Finding:
             return finding.model_copy(update={"message": note})
         return finding.model_copy(update={"status": Status.WAIVED, "waiver": facts})
     return finding
-
-
-# --- the verdict -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a run comes to.
-
-    Args:
-        exit_code: 0 pass, 1 fail, 3 no verdict can be given, 4 inconclusive.
-        word: ``pass``, ``fail``, ``error`` or ``inconclusive``; ``explored`` where nothing was gated.
-        counts: findings by status.
-        softened: failed gates below the ``--fail-on`` severity.
-    """
-
-    exit_code: int
-    word: str
-    sentence: str
-    counts: Mapping[str, int]
-    softened: int = 0
-
-
-def verdict(findings: Sequence[Finding], fail_on: Severity = Severity.LOW) -> Verdict:
-    """The first that applies: something broke or means nothing (3), a gate failed (1), a gate is undecided (4), every gate passed (0)."""
-    counts = Counter(str(f.status) for f in findings)
-    gated = [f for f in findings if f.gated]
-    failed = [f for f in findings if f.status is Status.FAIL]
-    hard = [f for f in failed if f.severity.rank >= fail_on.rank]
-    broken = [f for f in findings if f.status in (Status.ERROR, Status.VOID)]
-    absent = [f for f in gated if f.status is Status.NOT_APPLICABLE and not f.optional]
-    undecided = [f for f in findings if f.status is Status.INCONCLUSIVE]
-    made = Verdict(
-        0,
-        "pass",
-        f"every gate passed ({len(gated)} of {len(gated)})",
-        dict(sorted(counts.items())),
-        len(failed) - len(hard),
-    )
-    if broken or absent:
-        parts = [
-            (len([f for f in broken if f.status is Status.ERROR]), "broke"),
-            (counts["void"], "means nothing" if counts["void"] == 1 else "mean nothing"),
-            (len(absent), "could not apply"),
-        ]
-        return replace(
-            made,
-            exit_code=3,
-            word="error",
-            sentence="no verdict: " + ", ".join(f"{n} {what}" for n, what in parts if n),
-        )
-    if hard:
-        return replace(made, exit_code=1, word="fail", sentence=f"{len(hard)} of {len(gated)} gates failed")
-    if undecided:
-        return replace(
-            made,
-            exit_code=4,
-            word="inconclusive",
-            sentence=f"{len(undecided)} of {len(gated)} gates cannot be decided with this much data",
-        )
-    if not gated:
-        return replace(made, word="explored", sentence="measured only: nothing was gated")
-    passed = sum(f.status is Status.PASS for f in gated)
-    if not passed + counts["waived"] + made.softened:
-        return replace(
-            made, exit_code=3, word="error", sentence="no verdict: none of the gates applied to this model and data"
-        )
-    rest = [
-        f"{n} {what}"
-        for n, what in (
-            (counts["waived"], "waived"),
-            (made.softened, f"failed below severity {fail_on}"),
-            (len(gated) - passed - counts["waived"] - made.softened, "did not apply"),
-        )
-        if n
-    ]
-    return replace(
-        made, sentence=made.sentence if not rest else f"{passed} of {len(gated)} gates passed, {', '.join(rest)}"
-    )
