@@ -6,20 +6,25 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 from audit.parameters import Real, UserError
+from audit.text import PAD
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from audit.model import InputSpec
 
-BaselineName = Literal["zero", "black", "mean", "blur"]
+BaselineName = Literal["zero", "black", "mean", "blur", "blank", "unknown"]
 Baseline = BaselineName | Real
 """``zero``; ``black``, the lower bound; ``mean`` of the background rows (the most frequent value of a category); ``blur``, the
-image itself out of focus; or a number."""
+image itself out of focus; or a number. Of a text: ``blank``, a space in place of each character, or ``unknown``, U+FFFD."""
+
+_IN_PLACE_OF_A_CHARACTER = {"blank": 0x20, "unknown": 0xFFFD}
 
 
 def default_baseline(spec: InputSpec) -> BaselineName:
-    """``black`` for an image with bounds, else ``mean``."""
+    """``blank`` for a text, ``black`` for an image with bounds, else ``mean``."""
+    if spec.kind == "text":
+        return "blank"
     return "black" if spec.kind == "image" and spec.bounds is not None else "mean"
 
 
@@ -31,10 +36,16 @@ def baseline_rows(baseline: Baseline, x: Tensor, background: Tensor, spec: Input
         background: ``(M, *shape)`` rows that ``mean`` is over.
 
     Raises:
-        UserError: ``black`` without bounds, ``mean`` without background rows, ``blur`` of what is no image.
+        UserError: ``black`` without bounds, ``mean`` without background rows, ``blur`` of what is no image; ``blank`` and
+            ``unknown`` of what is no text, and anything else of what is one.
     """
     import torch
 
+    if (spec.kind == "text") != (baseline in _IN_PLACE_OF_A_CHARACTER):
+        fitting = "blank or unknown" if spec.kind == "text" else "mean, zero or a number"
+        raise UserError(f"baseline '{baseline}' does not suit a {spec.kind}: choose {fitting}")
+    if isinstance(baseline, str) and baseline in _IN_PLACE_OF_A_CHARACTER:
+        return torch.where(x == PAD, x, _IN_PLACE_OF_A_CHARACTER[baseline])  # a text stays as long as it is
     if baseline == "blur":
         if spec.kind != "image" or len(spec.shape) < 2:
             raise UserError(

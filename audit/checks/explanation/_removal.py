@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,24 +11,23 @@ from audit.explainers._passes import rows_per_pass
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from audit.model import AuditedModel, InputSpec
+    from audit.explainers._features import Features
+    from audit.model import AuditedModel
     from audit.rng import ExampleRng
 
 
-def features_of(values: Tensor, spec: InputSpec) -> Tensor:
-    """Attributions of what is removed in one piece, ``(N, F)``: a pixel across channels, else a single element."""
-    image = spec.kind == "image" and len(spec.shape) == 3
-    return values.double().sum(dim=1).flatten(1) if image else values.double().flatten(1)
+def ranks_by(values: Tensor, features: Features, rng: ExampleRng) -> Tensor:
+    """Rank of each feature in descending order of its total of `values` ``(N, *shape)``, ``(N, F)``; ties in random order."""
+    import torch
 
-
-def ranks_by(values: Tensor, rng: ExampleRng) -> Tensor:
-    """Rank of each feature in descending order of `values` ``(N, F)``; ties in random order."""
-    noise = rng.uniform((values.shape[1],)).to(values.device).argsort(dim=1)
-    order = values.gather(1, noise).argsort(dim=1, descending=True, stable=True)
+    known = features.known().to(values.device)
+    totals = torch.where(known, features.total(values), -torch.inf)
+    noise = _noise((), features, rng).to(values.device).argsort(dim=1)
+    order = totals.gather(1, noise).argsort(dim=1, descending=True, stable=True)
     return noise.gather(1, order).argsort(dim=1)
 
 
-def random_ranks(features: int, orders: int, rng: ExampleRng) -> Tensor:
+def random_ranks(features: Features, orders: int, rng: ExampleRng) -> Tensor:
     """``(N, orders, F)`` ranks of random orders, the second half the reverse of the first.
 
     An order and its reverse together weigh every feature evenly: of a model that adds up its features they give the mean over
@@ -35,16 +35,45 @@ def random_ranks(features: int, orders: int, rng: ExampleRng) -> Tensor:
     """
     import torch
 
-    drawn = rng.uniform((orders // 2, features)).argsort(dim=2).argsort(dim=2)
-    return torch.cat([drawn, features - 1 - drawn], dim=1)
+    drawn = _noise((orders // 2,), features, rng).argsort(dim=2).argsort(dim=2)
+    return torch.cat([drawn, reverse(drawn, features)], dim=1)
 
 
-def removal_counts(features: int, steps: int) -> Tensor:
-    """How many features are gone at each point of a curve: 0 to all in about `steps` even parts, the same from either end."""
+def reverse(ranks: Tensor, features: Features) -> Tensor:
+    """Ranks ``(N, …, F)`` of the order read backwards; places without a feature stay behind all others."""
     import torch
 
-    forward = {step * features // steps for step in range(steps + 1)}
-    return torch.tensor(sorted(forward | {features - count for count in forward}))
+    shape = (len(ranks), *[1] * (ranks.ndim - 2))
+    backwards = features.count.to(ranks.device).reshape(*shape, 1) - 1 - ranks
+    return torch.where(features.known().to(ranks.device).reshape(*shape, -1), backwards, ranks)
+
+
+def _noise(draws: tuple[int, ...], features: Features, rng: ExampleRng) -> Tensor:
+    """Uniform numbers ``(N, *draws, F)``, 1 where a row has no such feature.
+
+    As many are drawn as a row has places: what a row gets must not hang on how many features its neighbours have.
+    """
+    import torch
+
+    shape = features.number.shape[1:]
+    places = math.prod(shape[-2:]) if features.unit in ("pixel", "patch", "segment") else math.prod(shape)
+    drawn = rng.uniform((*draws, places))[..., : features.most]
+    known = features.known().cpu().reshape(len(drawn), *[1] * len(draws), -1)
+    return torch.where(known, drawn, 1.0)
+
+
+def removal_counts(features: Features, steps: int) -> Tensor:
+    """How many features of each row are gone at each point of a curve, ``(N, K)``.
+
+    0 to all in about `steps` even parts, the same from either end; a row with few features stays at some of them for a while.
+    """
+    import torch
+
+    step = torch.arange(steps + 1, device=features.count.device)
+    forward = step * features.count[:, None] // steps
+    counts = torch.cat([forward, features.count[:, None] - forward], dim=1).sort(dim=1).values
+    moves = (counts.diff(dim=1) > 0).any(dim=0)
+    return counts[:, torch.nn.functional.pad(moves, (1, 0), value=True)]
 
 
 @dataclass(frozen=True)
@@ -53,7 +82,7 @@ class Removal:
 
     Args:
         scores: ``(N, O, K)`` float64 score of the target under O orders at K points.
-        share: ``(K,)`` share of the features that is gone, 0 to 1.
+        share: ``(N, K)`` share of the row's features that is gone, 0 to 1; 0 throughout where it has none.
     """
 
     scores: Tensor
@@ -63,11 +92,17 @@ class Removal:
         """Area under each curve, ``(N, O)``."""
         import torch
 
-        return torch.trapezoid(self.scores, self.share, dim=2)
+        return torch.trapezoid(self.scores, self.share[:, None], dim=2)
 
 
 def remove(
-    model: AuditedModel, x: Tensor, replacement: Tensor, target: Tensor, ranks: Tensor, counts: Tensor
+    model: AuditedModel,
+    x: Tensor,
+    replacement: Tensor,
+    target: Tensor,
+    features: Features,
+    ranks: Tensor,
+    counts: Tensor,
 ) -> Removal:
     """Score rows with their first `counts` features in the order of `ranks` replaced.
 
@@ -76,27 +111,34 @@ def remove(
         replacement: ``(N, *shape)`` what stands in for absent features.
         target: ``(N,)`` int64.
         ranks: ``(N, O, F)``.
-        counts: ``(K,)``, from 0 to F.
+        counts: ``(N, K)``, ascending from 0 to all of the row's features.
     """
     import torch
 
-    n, orders, features = ranks.shape
-    scores = torch.empty((n, orders, len(counts)), dtype=torch.float64)
+    counts = counts.to(ranks.device)
+    whole = features.count.to(ranks.device)[:, None]
+    scores = torch.empty((*ranks.shape[:2], counts.shape[1]), dtype=torch.float64)
     # Nothing gone and everything gone are the same in every order: asked once a row.
     scores[:, :, 0] = target_probability(model, x, target).cpu()[:, None]
-    scores[:, :, -1] = target_probability(model, replacement, target).cpu()[:, None]
-    between = counts[1:-1].to(ranks.device)
-    flat = torch.empty(n * orders * len(between), dtype=torch.float64)
+    ends = (counts == whole) & (counts > 0)
+    scores[:] = torch.where(
+        ends.cpu()[:, None], target_probability(model, replacement, target).cpu()[:, None, None], scores
+    )
+    moves = torch.nn.functional.pad(counts.diff(dim=1) > 0, (1, 0))
+    row_asked, point_asked = (moves & ~ends).nonzero(as_tuple=True)
+    orders = ranks.shape[1]
+    flat = torch.empty(len(row_asked) * orders, dtype=torch.float64)
     rows = rows_per_pass(model, gradients=False)
-    shape = x.shape[1:] if features == x[0].numel() else (1, *x.shape[2:])  # a pixel goes in all its channels
     for first in range(0, len(flat), rows):
         index = torch.arange(first, min(first + rows, len(flat)), device=ranks.device)
-        row, order, point = index // (orders * len(between)), index // len(between) % orders, index % len(between)
-        gone = (ranks[row, order] < between[point, None]).reshape(-1, *shape).to(x.device)
-        mixed = torch.where(gone, replacement[row], x[row])
+        row, point, order = row_asked[index // orders], point_asked[index // orders], index % orders
+        kept = features.elements(ranks[row, order] >= counts[row, point, None], row).to(x.device)
+        mixed = torch.where(kept, x[row], replacement[row])
         flat[first : first + len(index)] = target_probability(model, mixed, target[row]).cpu()
-    scores[:, :, 1:-1] = flat.reshape(n, orders, len(between))
-    return Removal(scores, counts.double() / features)
+    scores[row_asked.cpu(), :, point_asked.cpu()] = flat.reshape(-1, orders)
+    last_asked = torch.where(moves, torch.arange(counts.shape[1], device=counts.device), 0).cummax(dim=1).values
+    scores = scores.gather(2, last_asked.cpu()[:, None].expand_as(scores))
+    return Removal(scores, (counts.double() / whole.clamp_min(1)).cpu())
 
 
 def target_probability(model: AuditedModel, x: Tensor, target: Tensor) -> Tensor:

@@ -14,21 +14,23 @@ from audit.checks.explanation._explaining import (
     explain,
 )
 from audit.explainers._baselines import Baseline
+from audit.explainers._features import Unit
 from audit.finding import EvidenceRef, Mean, Measurement, Metric
 from audit.parameters import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from audit.checks.explanation._explaining import Subject
     from audit.context import Context
     from audit.data import AuditData
     from audit.explainers import Attribution
+    from audit.explainers._features import Features
     from audit.model import AuditedModel, InputSpec
 
 Replacement = Literal["rows"] | Baseline
+
+_DEFAULTS: dict[str, tuple[Replacement, ...]] = {"image": ("mean", "blur"), "text": ("blank", "unknown")}
 
 
 class Faithfulness(ExplanationCheck):
@@ -37,16 +39,21 @@ class Faithfulness(ExplanationCheck):
     Features are taken away in the order of their attributions, and the probability of the explained class (the value of a
     regression) is followed: the area under that curve is compared, row by row, with the area under random orders of the same
     features of the same row. Deletion gain = random − explained, when the most important go first; insertion gain = explained
-    − random, when only the most important are there. 0 is what a map without any relation to the model gets. Images lose
-    pixels in all channels at once, tables columns, series single values.
+    − random, when only the most important are there. 0 is what a map without any relation to the model gets: a random or a
+    constant one misses a gate such as ``deletion_gain: "> 0.02"``. Images lose pixels in all channels at once, tables columns,
+    series single values, texts words; or what `unit` says.
 
     A removed feature leaves an input that the model may never have seen, and what it answers there depends on the replacement:
-    so there are at least two, and the undivided gain is their mean.
+    so there are at least two, and the undivided gain is their mean. Single pixels leave a picture like no other; patches and
+    segments are nearer to what a model has seen.
+
+    Suits every explainer whose values say which features raise the explained score; one that gives sizes without signs
+    (saliency as it comes, attention rollout) loses where features speak against the class.
 
     Source: Petsiuk et al. 2018, arXiv:1806.07421; Samek et al. 2017, arXiv:1509.06321; several replacements: Sturmfels et al.
     2020, doi 10.23915/distill.00022.
     Blind spots: says that the named features matter, not that the explanation tells why, nor that the model is right; features
-    that matter only together share one rank; gains of different models are not on one scale.
+    that matter only together share one rank; gains of different models, units or sizes are not on one scale.
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (
@@ -62,10 +69,15 @@ class Faithfulness(ExplanationCheck):
     """Even parts in which the features are removed."""
     random_orders: int = Field(default=10, ge=2, multiple_of=2)
     """Random orders per row, drawn in pairs: an order and its reverse."""
+    unit: Unit = "auto"
+    """What leaves in one piece: element, pixel, patch, segment (a superpixel), window, word; auto: pixels of an image, words of
+    a text, else elements."""
+    size: int | None = Field(default=None, ge=1)
+    """Side of a patch in pixels, length of a window in steps, most segments of an image."""
     baselines: tuple[Replacement, ...] = ()
     """What replaces a removed feature, two or more of: mean (of background rows; the most frequent category), rows (the value of
-    a random background row), blur (images), black (the lower bound), zero, a number. By default mean and blur for images, mean
-    and rows for anything else."""
+    a random background row), blur (images), black (the lower bound), zero, a number; of texts: blank (spaces), unknown (U+FFFD
+    for every character). By default mean and blur for images, blank and unknown for texts, mean and rows for anything else."""
 
     @model_validator(mode="after")
     def _baselines_differ(self) -> Faithfulness:
@@ -77,26 +89,31 @@ class Faithfulness(ExplanationCheck):
         """See `Check.run`."""
         import torch
 
+        from audit.checks.explanation._removal import removal_counts
+        from audit.explainers._features import features_of
+
         name, explainer = build_explainer(self.explainer)
         subject = self.subject(model, data, ctx)
-        baselines = self.baselines or (("mean", "blur") if model.spec.kind == "image" else ("mean", "rows"))
+        baselines = self.baselines or _DEFAULTS.get(model.spec.kind, ("mean", "rows"))
+        features = features_of(subject.x, model.spec, self.unit, self.size)
+        counts = removal_counts(features, self.steps)
+        share = (counts / features.count[:, None].clamp_min(1)).double().cpu()
         evidence = AttributionEvidence(ctx, model, subject, name, explainer, self.keep)
         curves: list[Tensor] = []
-        share = torch.zeros(0)
         incomplete = 0
         for rows, found in explain(explainer, model, subject, ctx):
-            part, share = self._curves(model, subject, rows, found, baselines, ctx)
+            part = self._curves(model, subject, rows, found, features[rows], counts[rows], baselines, ctx)
             curves.append(part)
             incomplete += _incomplete(found) if explainer.complete else 0
-            gains = _gains(part.numpy(), share.numpy())
-            evidence.add(rows, found, **{name: torch.from_numpy(gain.mean(axis=1)) for name, gain in gains.items()})
+            gains = _gains(part, share[rows])
+            evidence.add(rows, found, **{name: gain.mean(dim=1) for name, gain in gains.items()})
             ctx.progress(rows.stop, len(subject.batch), "rows explained")
-        scores = torch.cat(curves).numpy()
-        gains = _gains(scores, share.numpy())
-        cautions = (*subject.cautions, *self._cautions(model, incomplete, len(subject.batch)))
-        shown = (*evidence.refs, self._curve_evidence(ctx, scores, share.numpy(), model))
+        scores = torch.cat(curves)
+        gains = _gains(scores, share)
+        cautions = (*subject.cautions, *self._cautions(model, features, incomplete))
+        shown = (*evidence.refs, self._curve_evidence(ctx, scores, share, features.unit, model))
         for metric, gain in gains.items():
-            yield _measured(ctx, metric, gain.mean(axis=1), subject.batch.ids, {}, cautions, shown)
+            yield _measured(ctx, metric, gain.mean(dim=1), subject.batch.ids, {}, cautions, shown)
             for column, baseline in enumerate(baselines):
                 dims = {"baseline": _text(baseline)}
                 yield _measured(ctx, metric, gain[:, column], subject.batch.ids, dims, cautions, ())
@@ -107,38 +124,39 @@ class Faithfulness(ExplanationCheck):
         subject: Subject,
         rows: slice,
         found: Attribution,
+        features: Features,
+        counts: Tensor,
         baselines: tuple[Replacement, ...],
         ctx: Context,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         """``(N, B, 3, K)`` scores as features leave by B replacements: most important first, least important first, and the mean
-        over random orders; and the shares removed ``(K,)``."""
+        over random orders."""
         import torch
 
-        from audit.checks.explanation._removal import features_of, random_ranks, ranks_by, removal_counts, remove
+        from audit.checks.explanation._removal import random_ranks, ranks_by, remove, reverse
 
         x, ids = subject.x[rows], subject.batch.ids[rows]
-        values = features_of(found.values.to(x.device), model.spec)
-        features = values.shape[1]
-        first = ranks_by(values, ctx.rng(ids, "ties"))
+        first = ranks_by(found.values.to(x.device), features, ctx.rng(ids, "ties"))[:, None]
         orders = random_ranks(features, self.random_orders, ctx.rng(ids, "random orders")).to(x.device)
-        ranks = torch.cat([first[:, None], features - 1 - first[:, None], orders], dim=1)
-        counts = removal_counts(features, self.steps)
+        ranks = torch.cat([first, reverse(first, features), orders], dim=1)
         by_baseline = []
         for baseline in baselines:
             replaced = _replacement(baseline, x, subject.background, model.spec, ctx, ids)
-            removal = remove(model, x, replaced, subject.target[rows], ranks, counts)
-            both, random = removal.scores[:, :2], removal.scores[:, 2:].mean(dim=1, keepdim=True)
-            by_baseline.append(torch.cat([both, random], dim=1))
-        return torch.stack(by_baseline, dim=1), removal.share
+            scores = remove(model, x, replaced, subject.target[rows], features, ranks, counts).scores
+            by_baseline.append(torch.cat([scores[:, :2], scores[:, 2:].mean(dim=1, keepdim=True)], dim=1))
+        return torch.stack(by_baseline, dim=1)
 
-    def _cautions(self, model: AuditedModel, incomplete: int, n: int) -> Iterator[str]:
+    def _cautions(self, model: AuditedModel, features: Features, incomplete: int) -> Iterator[str]:
+        n = len(features.count)
         if incomplete:
             yield f"{incomplete} of {n} attributions do not add up to the score within 1 %"
         if model.output == "label":
             yield "the model gives labels only: its score is 1 while the label stays, else 0"
+        if bare := int((features.count == 0).sum()):
+            yield f"{bare} of {n} rows hold no {features.unit} that could leave: their gains are 0"
 
     def _curve_evidence(
-        self, ctx: Context, scores: NDArray[np.float64], share: NDArray[np.float64], model: AuditedModel
+        self, ctx: Context, scores: Tensor, share: Tensor, unit: str, model: AuditedModel
     ) -> EvidenceRef:
         """Mean curves over rows and replacements with their 95 % intervals."""
         import numpy as np
@@ -147,10 +165,11 @@ class Faithfulness(ExplanationCheck):
 
         what = "value" if model.task == "regression" else "probability of the explained class"
         writer = ctx.evidence(
-            "curve", "curve", title="deletion and insertion", x_label="share of features removed or kept", y_label=what,
+            "curve", "curve", title="deletion and insertion", x_label=f"share of {unit}s removed or kept", y_label=what,
             x_scale="linear", y_scale="linear",
         )  # fmt: skip
-        explained, least_first, random = scores.mean(axis=1).transpose(1, 0, 2)
+        grid, means = _on_one_grid(scores.mean(dim=1), share, self.steps)
+        explained, least_first, random = means.numpy().transpose(1, 0, 2)
         series = {
             "deletion, explained": explained,
             "deletion, random": random,
@@ -163,23 +182,39 @@ class Faithfulness(ExplanationCheck):
             ends = np.array([t_interval(*mean_and_se(column)) for column in curve.T])
             ends = np.where(np.isfinite(ends), ends, mean[:, None])
             low, high = ends.T if model.task == "regression" else ends.clip(0, 1).T
-            ids = [str(number + k) for k in range(len(share))]
-            writer.append(ids, x=share, y=mean, low=low, high=high, series=[title] * len(share))
-            number += len(share)
+            ids = [str(number + k) for k in range(len(grid))]
+            writer.append(ids, x=grid, y=mean, low=low, high=high, series=[title] * len(grid))
+            number += len(grid)
         return writer.ref
 
 
-def _gains(scores: NDArray[np.float64], share: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Gains ``(N, B)`` from scores ``(N, B, 3, K)``.
+def _gains(scores: Tensor, share: Tensor) -> dict[str, Tensor]:
+    """Gains ``(N, B)`` from scores ``(N, B, 3, K)`` at the shares ``(N, K)``.
 
     Insertion by the explained order is deletion by its reverse, read backwards: the area is the same. So it is of random orders,
     which come with their reverses.
     """
-    import numpy as np
+    import torch
 
-    areas = np.asarray(np.trapezoid(scores, share, axis=3))
-    explained, least_first, random = areas[:, :, 0], areas[:, :, 1], areas[:, :, 2]
+    explained, least_first, random = torch.trapezoid(scores, share[:, None, None], dim=3).unbind(dim=2)
     return {"deletion_gain": random - explained, "insertion_gain": least_first - random}
+
+
+def _on_one_grid(curves: Tensor, share: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Curves ``(N, O, K)`` at the shares ``(N, K)`` of each row, as curves over the same shares for all.
+
+    Rows with as many features share their points already; others are read off at `steps` even parts, straight between points.
+    """
+    import torch
+
+    if len(share) and bool((share == share[:1]).all()):
+        return share[0], curves
+    grid = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    right = torch.searchsorted(share, grid.expand(len(share), -1).contiguous()).clamp(1, share.shape[1] - 1)
+    before, after = share.gather(1, right - 1), share.gather(1, right)
+    part = ((grid - before) / (after - before).clamp_min(1e-12)).clamp(0, 1)[:, None]
+    left = (right - 1)[:, None].expand(-1, curves.shape[1], -1)
+    return grid, curves.gather(2, left).lerp(curves.gather(2, left + 1), part)
 
 
 def _replacement(
@@ -188,6 +223,10 @@ def _replacement(
     from audit.explainers._baselines import baseline_rows
 
     if baseline == "rows":
+        if spec.kind == "text":
+            raise UserError(
+                "baseline 'rows' does not suit a text, whose words stand elsewhere in every row: choose blank or unknown"
+            )
         return background[ctx.rng(ids, "replacement rows").integers(len(background)).to(background.device)].to(x)
     return baseline_rows(baseline, x, background, spec)
 
@@ -208,7 +247,7 @@ def _text(baseline: Replacement) -> str:
 def _measured(
     ctx: Context,
     metric: str,
-    gain: NDArray[np.float64],
+    gain: Tensor,
     ids: tuple[str, ...],
     dims: dict[str, str],
     cautions: tuple[str, ...],
@@ -216,9 +255,9 @@ def _measured(
 ) -> Measurement:
     from audit.stats import mean_and_se
 
-    value, se, n = mean_and_se(gain)
+    value, se, n = mean_and_se(gain.numpy())
     outcomes = ctx.evidence("-".join([metric, *dims.values()]), "outcomes", title=metric)
-    outcomes.append(ids, value=gain)
+    outcomes.append(ids, value=gain.numpy())
     return Measurement(
         metric=metric,
         estimate=Mean(value=value, se=se, n=n),
