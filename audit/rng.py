@@ -56,6 +56,10 @@ class ExampleRng:
         seed, check, own = self._origin
         return ExampleRng(seed, check, self._ids, f"{own}/{purpose}")
 
+    def common(self, *purpose: object) -> np.random.Generator:
+        """A fresh stream that every example has in common, whichever of them are here."""
+        return generator(*self._origin, *purpose)
+
     def uniform(self, shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> Tensor:
         """``(N, *shape)`` float32 in [low, high)."""
         return self._stack([s.random(shape, dtype="float32") for s in self._streams], shape) * (high - low) + low
