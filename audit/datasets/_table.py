@@ -87,6 +87,8 @@ class Table(Source):
     """Columns that divide the rows into groups (sex, age band); inputs only if they are among `features`."""
     categories: dict[Name, tuple[Name, ...]] = {}
     """Column → its values in the order of their codes; an empty list infers them, and makes a numeric column a category."""
+    ids: tuple[Name, ...] = ()
+    """Numeric columns of the inputs whose numbers name somebody or something (a user, an item): they have no order and no scale."""
     missing: Literal["error", "keep", "drop"] = "error"
     """Rows that lack an input: refuse the data, keep them with NaN, or drop the rows."""
     missing_values: tuple[Name, ...] | dict[Name, tuple[Name, ...]] | None = None
@@ -96,8 +98,8 @@ class Table(Source):
     def _text_or_table(self) -> Table:
         if self.text is None and self.length is not None:
             raise ValueError("length is the room for a text: name the column as 'text'")
-        if self.text is not None and (self.features is not None or self.exclude or self.categories):
-            raise ValueError("text is the only input: leave features, exclude and categories out")
+        if self.text is not None and (self.features is not None or self.exclude or self.categories or self.ids):
+            raise ValueError("text is the only input: leave features, exclude, categories and ids out")
         if self.text is not None and self.missing == "keep":
             raise ValueError("a text is there or not: missing is error or drop")
         return self
@@ -112,6 +114,7 @@ class Table(Source):
         origin, raw = self.columns(base)
         names = self._inputs(origin, raw)
         self._known(origin, "categories", self.categories, raw)
+        self._known(origin, "ids", self.ids, raw)
         self._known(origin, "missing_values", self.missing_values if isinstance(self.missing_values, dict) else (), raw)
         if not len(raw[self.label]):
             raise UserError(f"{origin}: no row is left: the table holds a header alone")
@@ -311,8 +314,10 @@ class Table(Source):
         for name in names:
             column = table[name]
             if column.numbers is not None:
-                fields.append(Field(name=name, kind="number"))
+                fields.append(Field(name=name, kind="id" if name in self.ids else "number"))
                 x.append(column.numbers)
+            elif name in self.ids:
+                raise UserError(f"{origin}: column '{name}' holds text: ids are numbers; declare it under categories")
             else:
                 values, codes = self._codes(origin, name, column)
                 fields.append(Field(name=name, kind="category", categories=values))
@@ -322,8 +327,9 @@ class Table(Source):
             present = x[-1][~np.isnan(x[-1])]
             if len(x[-1]) > 1 and len(present) == len(x[-1]) and (present == present[0]).all():
                 notes.append(f"{name}: constant")
-        numbers = sum(field.kind == "number" for field in fields)
-        notes.append(f"inputs: {numbers} numbers, {len(fields) - numbers} categories")
+        kinds = [field.kind for field in fields]
+        ids = f", {kinds.count('id')} ids" if "id" in kinds else ""
+        notes.append(f"inputs: {kinds.count('number')} numbers, {kinds.count('category')} categories{ids}")
         return InputSpec(fields=tuple(fields)), np.column_stack(x)
 
     def _codes(self, origin: str, name: str, column: Column) -> tuple[tuple[str, ...], NDArray[np.float64]]:
