@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 BaselineName = Literal["zero", "black", "mean", "blur", "blank", "unknown"]
 Baseline = BaselineName | Real
-"""``zero``; ``black``, the lower bound; ``mean`` of the background rows (the most frequent value of a category); ``blur``, the
-image itself out of focus; or a number. Of a text: ``blank``, a space in place of each character, or ``unknown``, U+FFFD."""
+"""``zero``; ``black``, the lower bound; ``mean`` of the background rows (the most frequent value of a category or an id); ``blur``,
+the image itself out of focus; or a number. Of a text: ``blank``, a space in place of each character, or ``unknown``, U+FFFD."""
 
 _IN_PLACE_OF_A_CHARACTER = {"blank": 0x20, "unknown": 0xFFFD}
 
@@ -74,7 +74,7 @@ def _mean(background: Tensor, spec: InputSpec) -> Tensor:
     if spec.tabular:
         for column, field in enumerate(spec.fields):
             known = background[:, column][~background[:, column].isnan()]
-            if field.kind == "category" and len(known):
+            if field.kind in ("category", "id") and len(known):
                 codes, counts = torch.unique(known, return_counts=True)
                 mean[column] = codes[counts.argmax()]
     return mean
