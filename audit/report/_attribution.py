@@ -110,5 +110,6 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
     for name in sorted(name for name in row if name.startswith("quality_")):
         what = name.removeprefix("quality_")
         share = what.startswith(PERCENT)
-        found.append(f"{clean(what).replace('_', ' ')} {number(100 * row[name] if share else row[name])}{' %' * share}")
+        written = f"{number(100 * row[name])}\u00a0%" if share else number(row[name])
+        found.append(f"{clean(what).replace('_', ' ')} {written}")
     return found

@@ -18,7 +18,7 @@ MAX_STEPS = 360
 MAX_CHANNELS = 8
 """The channels that contribute most are drawn."""
 _WIDTH, _LEFT, _RIGHT = 560, 52, 8
-_LINE, _AREA, _GAP = 64, 34, 18
+_LINE, _AREA, _GAP = 64, 44, 16
 _LEVELS = 10
 
 
@@ -46,7 +46,7 @@ def series_map(
         parts.append(
             _channel(lines[channel], summed[channel], edges, limit, top, name if len(lines) > 1 else "", lines.shape[1])
         )
-        top += _LINE + _AREA + _GAP
+        top += _LINE + 6 + _AREA + _GAP
     notes = []
     if per > 1:
         notes.append(f"drawn in {len(edges)} stretches of {per} steps")
@@ -80,12 +80,12 @@ def _channel(
     span = (high - low) or 1.0
     width = _WIDTH - _LEFT - _RIGHT
     across = _LEFT + width * np.arange(steps) / max(1, steps - 1)
-    up = top + _LINE - 4 - (_LINE - 8) * (line - low) / span
+    up = top + _LINE - 4 - (_LINE - 18) * (line - low) / span
     stops = [*edges[1:].tolist(), steps]
     shares = amounts / limit if limit else np.zeros(len(amounts))
     strokes: dict[int, list[str]] = {}
     bars: dict[bool, list[str]] = {}
-    zero, each = top + _LINE + _AREA / 2, width / len(edges)
+    zero, each = top + _LINE + 6 + _AREA / 2, width / len(edges)
     for i, (start, stop) in enumerate(zip(edges.tolist(), stops, strict=True)):
         run = _turns(line, start, min(stop + 1, steps))  # up to the next stretch, so that the line does not break
         level = round(float(shares[i]) * _LEVELS)
@@ -100,14 +100,14 @@ def _channel(
         for level, paths in sorted(strokes.items(), key=lambda item: abs(item[0]))
     ]
     drawn += [f'<path class="{"up" if sign else "down"}" d="{"".join(paths)}"/>' for sign, paths in bars.items()]
-    named = f'<text x="{_LEFT}" y="{top + 6}" class="name">{escape(name)}</text>' if name else ""
+    named = f'<text x="{_LEFT}" y="{top + 8}" class="name">{escape(name)}</text>' if name else ""
     ticks = "".join(
         f'<text x="{_LEFT - 5}" y="{y:.0f}" text-anchor="end">{escape(text)}</text>'
         for y, text in (
-            (top + 10, show(high)),
-            (top + _LINE, show(low)),
-            (zero - _AREA / 4, "for +"),
-            (zero + _AREA / 2, "against −"),
+            (top + 17, show(float(f"{high:.3g}"))),
+            (top + _LINE, show(float(f"{low:.3g}"))),
+            (zero - _AREA / 2 + 12, "+"),
+            (zero + _AREA / 2 - 2, "−"),
         )
     )
     return f'{"".join(drawn)}<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{zero:.1f}" y2="{zero:.1f}"/>{ticks}{named}'

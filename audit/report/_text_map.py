@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 NUMBERED = 12
 """So many of the weightiest pieces carry their number in print."""
+LONGEST = 40
+"""Characters of a piece that carries its number: it is not broken over lines."""
 QUIET = 0.05
 """Share of the largest contribution below which a piece has no mark."""
 MAX_CHARACTERS = 1200
@@ -74,7 +76,7 @@ def shaded(x: NDArray[Any], values: NDArray[Any], feature: NDArray[Any] | None) 
         else:
             total = float(totals[one])
             token = Token(run, round(total / limit, 4), written(total))
-            pieces.append(replace(token, numbered=one in weightiest and token.marked))
+            pieces.append(replace(token, numbered=one in weightiest and token.marked and len(run) <= LONGEST))
     return tuple(_shortened(pieces) if len(text) > MAX_CHARACTERS else pieces), limit
 
 
