@@ -192,6 +192,9 @@ class TokenModel(Protocol):
     def words(self, ids: Tensor) -> list[str]:
         """The tokens ``(T,)`` as a reader knows them."""
 
+    def with_module(self, module: nn.Module) -> TokenModel:
+        """The same around another module of the same shape."""
+
 
 class NonFiniteOutput(ArithmeticError):
     """The model answered NaN or infinite; every check on such rows is an error."""
@@ -269,6 +272,7 @@ class AuditedModel:
             raise UserError(f"model '{self.name}' has no torch module to put another in the place of")
         other = self.variant(AuditedModel, module=module)
         other._forward = lambda x: through(module, self, x)
+        other.text = self.text.with_module(module) if self.text is not None else None
         return other
 
     def variant(self, kind: type[M], **changes: Any) -> M:
@@ -363,18 +367,23 @@ class AuditedModel:
         """
         import torch
 
-        if self.output == "tokens":
-            raise UserError(f"model '{self.name}' gives tokens, not a score to explain")
         if torch.is_grad_enabled() and x.requires_grad:
             self.rows_backward += len(x)
-        answer = self._call(x)
+        return self.target_of(self._call(x), target)
+
+    def target_of(self, answer: Tensor, target: Tensor) -> Tensor:
+        """As `target_score`, of an answer ``(N, C)`` or ``(N,)`` that the model has given."""
+        import torch
+
+        if self.output == "tokens":
+            raise UserError(f"model '{self.name}' gives tokens, not a score to explain")
         target = target.to(answer.device)
         if self.output in ("logit", "probability"):
             return answer.gather(1, target[:, None]).squeeze(1)
-        flat = answer.reshape(len(x))
+        flat = answer.reshape(len(target))
         if self.output == "margin":
             return flat * (2 * target - 1)
-        return (flat.to(torch.int64) == target).to(x.dtype) if self.output == "label" else flat
+        return (flat.to(torch.int64) == target).to(torch.get_default_dtype()) if self.output == "label" else flat
 
     def probabilities_of(self, scores: Tensor) -> Tensor:
         """Probabilities ``(N, C)`` from `scores` in output space."""
