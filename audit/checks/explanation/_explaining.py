@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -148,7 +148,7 @@ def explain(
     for first in range(0, len(subject.batch), chunk):
         rows = slice(first, min(first + chunk, len(subject.batch)))
         x, ids, target = subject.x[rows], subject.batch.ids[rows], subject.target[rows]
-        streams = ExampleRng(ctx.seed, "", ids, f"explainer {draw}")
+        streams = _streams(ctx, ids, draw)
         made = (type(explainer).__name__, explainer.model_dump_json(), draw, ids, target.tolist(), subject.digest)
         found = model.remembered(
             f"attributions {key(*made)}",
@@ -157,6 +157,30 @@ def explain(
         )
         _check(found, x, type(explainer).__name__, rows)
         yield rows, found
+
+
+def explain_changed(
+    explainer: Explainer, model: AuditedModel, subject: Subject, rows: Tensor, x: Tensor, ctx: Context
+) -> Attribution:
+    """Attributions of changed copies of the subject's rows, for the targets and with the random streams of those rows.
+
+    Args:
+        rows: ``(K,)`` int64: the row that each copy is of.
+        x: ``(K, *shape)``.
+
+    Raises:
+        ArithmeticError: a value is NaN or infinite.
+        ValueError: the explainer gave another shape than the inputs'.
+    """
+    streams = _streams(ctx, [subject.batch.ids[i] for i in rows.tolist()], 0)
+    found = explainer.run(model, x, subject.target[rows], subject.background, streams)
+    _check(found, x, type(explainer).__name__, slice(int(rows.min()), int(rows.max()) + 1))
+    return found
+
+
+def _streams(ctx: Context, ids: Sequence[str], draw: int) -> ExampleRng:
+    """An explainer's random streams: the same for every check of a run."""
+    return ExampleRng(ctx.seed, "", ids, f"explainer {draw}")
 
 
 def attributions(explainer: Explainer, model: AuditedModel, subject: Subject, ctx: Context, *, draw: int = 0) -> Tensor:
