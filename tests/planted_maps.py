@@ -49,6 +49,14 @@ class GivenMap(Planted):
         return x.clone()
 
 
+class Asking(Planted):
+    """Asks the model once, and says the same of every element."""
+
+    def map(self, model: Any, x: Tensor, target: Tensor, background: Tensor, rng: Any) -> Tensor:
+        model.scores(x)
+        return torch.ones_like(x)
+
+
 class Edges(Planted):
     """Sobel magnitude of the image: looks like an explanation, and never asks the model."""
 
@@ -80,6 +88,7 @@ KINDS = {
     "constant_map": ConstantMap,
     "no_map": NoMap,
     "given_map": GivenMap,
+    "asking": Asking,
     "edges": Edges,
     "doubled": Doubled,
     "jittery": Jittery,
