@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from toys import audited
 
 from audit.explainers import Explainer
+from audit.explainers.exact_shap import ExactShap
 from audit.explainers.integrated_gradients import IntegratedGradients
+from audit.explainers.kernel_shap import KernelShap
+from audit.explainers.permutation_shap import PermutationShap
 from audit.explainers.saliency import Saliency
 from audit.explainers.shap_values import ShapValues
 from audit.model import AuditedModel
@@ -21,8 +24,10 @@ from audit.rng import ExampleRng
 EXPLAINERS = [
     Saliency(),
     IntegratedGradients(steps=3, max_steps=6, baseline="zero"),
-    ShapValues(method="permutation", permutations=2),
-    ShapValues(method="kernel", permutations=2),
+    ShapValues(permutations=2),
+    ExactShap(unit="element"),
+    KernelShap(coalitions=48),
+    PermutationShap(permutations=2),
 ]
 
 
