@@ -39,8 +39,13 @@ class Csv(Table):
         return str(file), read_text_columns(file, self.delimiter, self.encoding)
 
 
-def read_text_columns(file: Path, delimiter: str = ",", encoding: str = "utf-8") -> dict[str, list[str]]:
+def read_text_columns(
+    file: Path, delimiter: str = ",", encoding: str = "utf-8", *, labelled: bool = True
+) -> dict[str, list[str]]:
     """The cells of a delimited file, column by column; rows are checked to have the header's length.
+
+    Args:
+        labelled: whether a label is wanted beside the input: a single column is refused.
 
     Raises:
         UserError: damaged compression, another encoding, a row of another length, an open quote, or a doubtful header.
@@ -77,10 +82,12 @@ def read_text_columns(file: Path, delimiter: str = ",", encoding: str = "utf-8")
         raise UserError(f"{file} cannot be read: {one_line(error)}") from error
     if header is None:
         raise UserError(f"{file} holds no header line")
-    return named_columns(file, header, columns)
+    return named_columns(file, header, columns, labelled=labelled)
 
 
-def named_columns(file: Path, header: list[str], columns: list[list[str]]) -> dict[str, list[str]]:
+def named_columns(
+    file: Path, header: list[str], columns: list[list[str]], *, labelled: bool = True
+) -> dict[str, list[str]]:
     """Columns by name; a column without a name (a stored row index) is left out.
 
     Raises:
@@ -90,7 +97,7 @@ def named_columns(file: Path, header: list[str], columns: list[list[str]]) -> di
         raise UserError(
             f"{file}: the header names {', '.join(repr(name) for name in twice[:5])} more than once; rename the columns"
         )
-    if len(header) == 1:
+    if len(header) == 1 and labelled:
         other = next((mark for mark in ";\t|," if mark in header[0]), None)
         hint = f"; its delimiter seems to be {other!r}" if other else ""
         raise UserError(f"{file} has a single column, '{header[0]}': a label and an input are needed{hint}")

@@ -149,10 +149,10 @@ def _decode(files: list[Path], size: tuple[int, int] | None, mode: str) -> NDArr
     """Pixels ``(N, C, H, W)`` float32 in 0..255."""
     import numpy as np
 
-    first = _image(files[0], size, mode)
+    first = read_image(files[0], size, mode)
     x = np.empty((len(files), *first.shape), dtype=np.float32)
     for i, file in enumerate(files):
-        pixels = first if i == 0 else _image(file, size, mode)
+        pixels = first if i == 0 else read_image(file, size, mode)
         if pixels.shape != first.shape:
             raise UserError(
                 f"{file} is {pixels.shape[1]} x {pixels.shape[2]}, {files[0].name} is {first.shape[1]} x {first.shape[2]}: declare 'size' to resize them all"
@@ -161,7 +161,7 @@ def _decode(files: list[Path], size: tuple[int, int] | None, mode: str) -> NDArr
     return x
 
 
-def _image(file: Path, size: tuple[int, int] | None, mode: str) -> NDArray[Any]:
+def read_image(file: Path, size: tuple[int, int] | None, mode: str) -> NDArray[Any]:
     """One image ``(C, H, W)`` uint8.
 
     Raises:
