@@ -45,8 +45,25 @@ class Claim(Record):
     """The delta that the epsilon belongs to."""
 
 
+class Canaries(Record):
+    """Examples put into the training, or left out of it, by a fair coin each, and how much each seems to have been in."""
+
+    kind: Literal["gradient", "input"]
+    """``gradient``: a gradient of its own, seen in every noisy release (white box); ``input``: an example, scored by the model."""
+    included: tuple[bool, ...] = Field(min_length=1)
+    """Which of them were in."""
+    scores: tuple[Annotated[Real, Field()], ...]
+    """Higher says "in"; one for each."""
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Canaries:
+        if len(self.included) != len(self.scores):
+            raise ValueError(f"{len(self.included)} canaries and {len(self.scores)} scores: one for each is needed")
+        return self
+
+
 class TrainingRecord(Record):
-    """What a DP-SGD training writes down so that its privacy can be accounted again."""
+    """The privacy ledger: what a DP-SGD training writes down so that its privacy can be accounted again."""
 
     stretches: tuple[Stretch, ...] = Field(min_length=1)
     """In the order they ran."""
@@ -64,6 +81,22 @@ class TrainingRecord(Record):
     """Realised size of every batch, in order."""
     claim: Claim | None = None
     """To be compared with the recomputed epsilon."""
+    clipping: Literal["flat", "per_layer", "automatic", "none", "unknown"] = "unknown"
+    """How each example's gradient was bounded: as a whole, layer by layer, normalised, or not at all."""
+    clipping_norm: Annotated[Real, Field(gt=0)] | None = None
+    """Bound C on the norm of one example's gradient, all layers together."""
+    accountant: Literal["rdp", "prv", "unknown"] = "unknown"
+    """Which accountant the claim was computed with."""
+    gradient_mode: str = ""
+    """How per-example gradients were computed."""
+    data_digest: str = ""
+    """SHA-256 over the row ids trained on."""
+    batch_norm: tuple[str, ...] = ()
+    """Layers that mix the examples of a batch: no example's gradient is its own there."""
+    trials: int | None = Field(default=None, ge=1)
+    """Trainings that the hyper-parameters were chosen among; None where nobody said."""
+    canaries: Canaries | None = None
+    """What an empirical audit of this very training starts from."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> TrainingRecord:
