@@ -115,7 +115,7 @@ class Importance(Check):
             subject = choose(model, data, ctx, samples=self.explained, background=self.background, target="prediction")
             values = attributions(explainer, model, subject, ctx).numpy()
             sizes = np.stack([np.abs(values[:, columns].sum(axis=1)) for columns in features.values()])
-            cautions = {name: subject.cautions for name in features}
+            cautions = dict.fromkeys(features, subject.cautions)
             yield from self._ranking(ctx, "mean_attribution", "attribution_rank", sizes, list(features), cautions)
 
     def _score(self, model: AuditedModel) -> Score:
