@@ -57,7 +57,7 @@ class InputChoice:
         if self.features is not None:
             return self._table()
         if self.shape is not None:
-            return self._single()
+            return self._single(inferred)
         if inferred is None:
             if self.kind not in (None, "table"):
                 raise UserError(f"input kind '{self.kind}' needs a shape, without the batch: --shape 3,224,224")
@@ -66,12 +66,13 @@ class InputChoice:
             raise UserError(f"the file was trained on a {inferred.kind}; input '{self.kind}' needs a --shape")
         return self._finished(inferred.fields)
 
-    def _single(self) -> InputSpec:
-        if self.kind in (None, "table", "category", "id"):
+    def _single(self, inferred: InputSpec | None) -> InputSpec:
+        kind = self.kind or (inferred.kind if inferred is not None else None)
+        if kind in (None, "table", "category", "id"):
             raise UserError("--shape needs the kind of a single input: --input image, number, text, tokens or series")
         if not self.shape or any(size < 1 for size in self.shape):
             raise UserError(f"shape {self.shape} is none: give sizes without the batch, such as 3,224,224")
-        return self._finished((_field(self.kind, self.kind, shape=self.shape),))  # type: ignore[arg-type]
+        return self._finished((_field(kind, kind, shape=self.shape),))
 
     def _table(self) -> InputSpec:
         if self.shape is not None or self.kind not in (None, "table", "number"):

@@ -17,6 +17,7 @@ from audit.parameters import UserError
 from audit.registry.blobs import BlobFolder
 from audit.registry.card import ModelCard
 from audit.registry.loaders import Loader
+from audit.registry.plain_formats import check_companion
 from audit.registry.scan import scan_file
 from audit.registry.scan_report import ScanReport
 from audit.registry.trust import Trust
@@ -32,12 +33,15 @@ _NO_LOADER = {
 
 
 def card_digest(card: ModelCard) -> str:
-    """SHA-256 over what the model *is*: loader, parameters, files' digests, input spec, task, classes, output space."""
+    """SHA-256 over what the model *is*: loader, parameters, files' digests, input spec, task, classes, output space.
+
+    A file by itself may have any name; of several, the names say which is which.
+    """
     spec: InputSpec = card.spec
     parts = {
         "loader": card.loader,
         "parameters": card.parameters,
-        "files": sorted(card.files.values()),
+        "files": sorted(card.files.values()) if len(card.files) < 2 else sorted(card.files.items()),
         "spec": spec.model_dump(mode="json"),
         "task": card.task,
         "classes": card.classes,
@@ -47,8 +51,41 @@ def card_digest(card: ModelCard) -> str:
 
 
 def loaders_of(file_format: str) -> list[str]:
-    """Names of the loaders that open a format."""
-    return [name for name in available("loaders") if file_format in resolve("loaders", name).formats]
+    """Names of the loaders that open a file of a format."""
+    kinds = {name: resolve("loaders", name) for name in available("loaders")}
+    return [name for name, kind in kinds.items() if file_format in kind.formats and not kind.folder]
+
+
+def loader_of_folder(folder: Path) -> str:
+    """The one loader of folders.
+
+    Raises:
+        UserError: there are several.
+    """
+    found = [name for name in available("loaders") if resolve("loaders", name).folder]
+    if len(found) != 1:
+        raise UserError(f"{folder} is a folder, which several loaders open: name one of {', '.join(found)}")
+    return found[0]
+
+
+def check_file(path: Path, name: str, loader: str, trust: Trust) -> str:
+    """Let a file of a model pass to its loader, or say why not.
+
+    Args:
+        name: what the file is called in the model; its content lies at `path`.
+
+    Returns:
+        Its SHA-256 as the scan read it; empty where it was not scanned.
+
+    Raises:
+        UserError: as `admit`; or a companion is neither JSON nor text.
+    """
+    if name in resolve("loaders", loader).companions:
+        check_companion(path, name)
+        return ""
+    report = dataclasses.replace(scan_file(path), path=Path(name))  # say its own name, not the blob's
+    admit(report, loader, trust)
+    return report.sha256
 
 
 def build_loader(name: str, parameters: Mapping[str, Any]) -> Loader:
@@ -129,8 +166,6 @@ def open_card(card: ModelCard, blobs: BlobFolder, trust: Trust) -> AuditedModel:
     loader = build_loader(card.loader, card.parameters)
     files: dict[str, Path] = {}
     for name, sha256 in card.files.items():
-        path = blobs.verified(sha256, f"the file {name} of {card.ref}")
-        report = dataclasses.replace(scan_file(path), path=Path(name))  # say its own name, not the blob's
-        admit(report, card.loader, trust)
-        files[name] = path
+        files[name] = blobs.verified(sha256, f"the file {name} of {card.ref}")
+        check_file(files[name], name, card.loader, trust)
     return loader.load(card, files, trust)

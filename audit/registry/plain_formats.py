@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
+from audit.parameters import UserError
 from audit.registry.byte_window import Malformed, Window, printable
 from audit.registry.scan_report import Inspection
 
@@ -59,6 +61,31 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(pairs):
         raise ValueError("a key occurs twice in one object")
     return made
+
+
+def check_companion(path: Path, name: str) -> None:
+    """Hold a file that stands beside a model's weights to what its name says: JSON, or else text.
+
+    Raises:
+        UserError: it is empty, too large, or neither.
+    """
+    size = path.stat().st_size
+    try:
+        if not 0 < size <= MAX_JSON:
+            raise Malformed(
+                "", "is empty" if not size else f"holds {size:,} bytes, more than the {MAX_JSON:,} that are read"
+            )
+        content = path.read_bytes()
+        if name.endswith(".json"):
+            parse_json(content, "")
+        elif b"\x00" in content:
+            raise Malformed("", "is no text: it holds a zero byte")
+        else:
+            content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{name} is refused: it is no text in UTF-8") from None
+    except Malformed as error:
+        raise UserError(f"{name} is refused: it {error.what}") from None
 
 
 def looks_like_safetensors(window: Window) -> bool:

@@ -19,7 +19,14 @@ from audit.registry.card import ModelCard
 from audit.registry.importing import is_target
 from audit.registry.loaders import Inferred, Loader
 from audit.registry.loaders._shared import reachable
-from audit.registry.opening import admit, build_loader, card_digest, loader_for
+from audit.registry.opening import (
+    admit,
+    build_loader,
+    card_digest,
+    check_file,
+    loader_for,
+    loader_of_folder,
+)
 from audit.registry.probing import probe
 from audit.registry.scan import scan_file
 from audit.registry.trust import Trust
@@ -43,12 +50,12 @@ class Declared:
 
 def prepare(
     name: str, version: int, source: Path | str, declared: Declared, blobs: BlobFolder, trust: Trust
-) -> tuple[ModelCard, Staged | None]:
-    """Copy a file in, scan it, open it, ask it; nothing is registered yet. The caller places or discards the copy.
+) -> tuple[ModelCard, list[Staged]]:
+    """Copy a file in, scan it, open it, ask it; nothing is registered yet. The caller places or discards the copies.
 
     Args:
         version: the number the model will probably get, for messages.
-        source: a path, a ``file:`` URI, or ``package.module:function``.
+        source: a path of a file or a model's folder, a ``file:`` URI, or ``package.module:function``.
 
     Raises:
         UserError: the file is refused or needs trust, or the model is not what was declared.
@@ -57,24 +64,50 @@ def prepare(
     if path is None:
         loader_name = declared.loader or "python_callable"
         loader = _built(loader_name, declared.parameters, str(source))
-        return _card(name, version, str(source), loader_name, loader, {}, {}, declared, trust), None
+        return _card(name, version, str(source), loader_name, loader, {}, {}, declared, trust), []
     if declared.loader is not None and not resolve("loaders", declared.loader).formats:
         raise UserError(f"loader '{declared.loader}' opens no file: give 'package.module:function' in its place")
-    staged = blobs.stage(path)
+    chosen = _of_folder(path, declared.loader) if path.is_dir() else (path,)
+    copies: list[Staged] = []
     try:
-        report = scan_file(staged.path)
-        if report.sha256 != staged.sha256 and report.sha256:
-            raise UserError(f"the copy of {path} was changed while it was scanned")
-        loader_name = declared.loader or loader_for(report)
-        admit(report, loader_name, trust)
+        for part in chosen:
+            copies.append(blobs.stage(part))
+        loader_name = _admitted(path, copies, declared.loader, trust)
         loader = _built(loader_name, declared.parameters, None)
-        files = {path.name: staged.path}
-        return _card(
-            name, version, str(source), loader_name, loader, files, {path.name: staged.sha256}, declared, trust
-        ), staged
+        files = {part.name: copy.path for part, copy in zip(chosen, copies, strict=True)}
+        digests = {part.name: copy.sha256 for part, copy in zip(chosen, copies, strict=True)}
+        return _card(name, version, str(source), loader_name, loader, files, digests, declared, trust), copies
     except BaseException:
-        blobs.discard(staged)
+        for copy in copies:
+            blobs.discard(copy)
         raise
+
+
+def _of_folder(folder: Path, loader: str | None) -> tuple[Path, ...]:
+    """The files of a folder that are the model."""
+    kind: type[Loader] = resolve("loaders", loader or loader_of_folder(folder))
+    if not kind.folder:
+        raise UserError(
+            f"loader '{loader}' opens a file, and {folder} is a folder: give the path of the model file itself"
+        )
+    return kind.files_in(folder)
+
+
+def _admitted(path: Path, copies: Sequence[Staged], loader: str | None, trust: Trust) -> str:
+    """Let the copies pass; the name of the loader that they are for."""
+    if path.is_dir():
+        name = loader or loader_of_folder(path)
+        scanned = [check_file(copy.path, copy.path.name, name, trust) for copy in copies]
+    else:
+        report = scan_file(copies[0].path)
+        name = loader or loader_for(report)
+        if resolve("loaders", name).folder:
+            raise UserError(f"loader '{name}' opens a folder: give the one that {path.name} is in")
+        admit(report, name, trust)
+        scanned = [report.sha256]
+    if any(found not in ("", copy.sha256) for found, copy in zip(scanned, copies, strict=True)):
+        raise UserError(f"the copy of {path} was changed while it was scanned")
+    return name
 
 
 def user_name() -> str:
@@ -86,7 +119,7 @@ def user_name() -> str:
 
 
 def _local_path(source: Path | str) -> Path | None:
-    """The file that is meant; None for a callable.
+    """The file or folder that is meant; None for a callable.
 
     Raises:
         UserError: there is no such file, or it is elsewhere.
@@ -104,7 +137,7 @@ def _local_path(source: Path | str) -> Path | None:
         return None
     if not path.exists():
         raise UserError(f"there is no file {path}")
-    if not path.is_file():
+    if not (path.is_file() or path.is_dir()):
         raise UserError(f"{path} is no regular file: give the path of the model file itself")
     return path
 

@@ -106,7 +106,7 @@ class Registry:
         """Register a new version of a model. The file is copied, scanned, opened and asked before anything is written down.
 
         Args:
-            source: a file, a ``file:`` URI, or ``package.module:function`` for a Python callable.
+            source: a file, a model's folder, a ``file:`` URI, or ``package.module:function`` for a Python callable.
             loader: name of the loader; told by the file's content where only one opens it.
             parameters: the loader's parameters: ``{"factory": "package.module:function"}`` …
             classes: class names in the order of the model's outputs, or how many.
@@ -125,8 +125,7 @@ class Registry:
         pointers = [check_alias(alias) for alias in dict.fromkeys(aliases)]
         rows = _row_list(members)
         declared = Declared(loader, parameters or {}, task, classes, spec, output)
-        card, staged = prepare(name, self._next_version(name), source, declared, self.blobs, self.trust)
-        copies = [staged] if staged is not None else []
+        card, copies = prepare(name, self._next_version(name), source, declared, self.blobs, self.trust)
         try:
             if rows is not None:
                 copies.append(self.blobs.stage_bytes(rows, "members.txt"))

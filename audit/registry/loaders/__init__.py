@@ -35,10 +35,23 @@ class Loader(Parameters, ABC):
 
     ``unknown`` stands for formats of a plug-in's own: such a file opens only where its digest is trusted.
     """
+    folder: ClassVar[bool] = False
+    """Whether a model of this kind is a folder; else it is one file."""
+    companions: ClassVar[frozenset[str]] = frozenset()
+    """Of a folder: names of the files that stand beside the weights, JSON or text; the others are scanned as `formats`."""
     uri_field: ClassVar[str | None] = None
     """Of a loader that opens no file: the field that what is registered in a file's place goes into."""
     fixed_mode: ClassVar[bool] = False
     """Whether the format cannot switch dropout and batch norm to evaluation, so that registration must look at the answers."""
+
+    @classmethod
+    def files_in(cls, folder: Path) -> tuple[Path, ...]:
+        """The files of a folder that make up a model; the others are left where they are.
+
+        Raises:
+            UserError: one is missing, or is of a kind that is not opened.
+        """
+        raise NotImplementedError(f"{cls.__name__} opens no folder")
 
     def infer(self, files: Mapping[str, Path], trust: Trust) -> Inferred:
         """What the files (already digested and scanned) say of the model's task, classes, input and output.
