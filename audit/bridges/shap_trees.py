@@ -52,17 +52,16 @@ def tree_shap(
 
     order = column_order(model)
     trees, ready = _trees(model, x.reshape(len(x), -1)[:, order])
-    _, base_rows = _trees(model, background.reshape(len(background), -1)[:, order])
     raw = _raw(trees, ready)
     space = space_of(model, raw, model.scores(torch.as_tensor(x)).double().cpu().numpy())
-    inputs, rows = (np.asarray(part, dtype=np.float64) for part in (ready, base_rows))
-    if type(trees).__module__.startswith("xgboost"):  # it rounds what it is fed
-        inputs, rows = (part.astype(np.float32).astype(np.float64) for part in (inputs, rows))
+    inputs = _fed(trees, ready)
     errors = bridge.library().utils._exceptions
     try:
-        by_tree = (
-            _interventional(model, trees, inputs, rows) if perturbation == "interventional" else _by_path(trees, inputs)
-        )
+        if perturbation == "interventional":
+            _, others = _trees(model, background.reshape(len(background), -1)[:, order])
+            by_tree = _interventional(model, trees, inputs, _fed(trees, others))
+        else:
+            by_tree = _by_path(trees, inputs)
     except (NotImplementedError, errors.InvalidModelError, errors.ExplainerError) as error:
         why = " ".join(str(error).split())
         raise NoClosedForm(f"model '{model.name}': Tree SHAP does not cover it: {why}") from error
@@ -70,6 +69,14 @@ def tree_shap(
     values[:, order] = by_tree[0]
     base = np.broadcast_to(by_tree[1], (len(x), *values.shape[2:]))
     return of_target(values, base, raw, target, space)
+
+
+def _fed(trees: Any, rows: Any) -> NDArray[np.float64]:
+    """Rows as the trees see them: XGBoost rounds to float32."""
+    import numpy as np
+
+    given = np.asarray(rows, dtype=np.float64)
+    return given.astype(np.float32).astype(np.float64) if type(trees).__module__.startswith("xgboost") else given
 
 
 def _by_path(trees: Any, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -26,8 +26,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
+from audit.bridges.native_models import NativeShapley, NoClosedForm
 from audit.bridges.shap import kernel_shapley, library
-from audit.bridges.shap_trees import NoTreeModel, TreeShapley, tree_shap
+from audit.bridges.shap_trees import tree_shap
 from audit.model import AuditedModel, Field, InputSpec, OutputSpace, implied
 
 
@@ -209,7 +210,7 @@ def test_missing_values_follow_their_branch() -> None:
     np.testing.assert_allclose(found.values.sum(axis=1) + found.base_value, margin, atol=1e-5)
 
 
-def explain_pipeline(pipeline: Any, inputs: Any, **field: Any) -> TreeShapley:
+def explain_pipeline(pipeline: Any, inputs: Any, **field: Any) -> NativeShapley:
     model = table(pipeline.predict_proba, inputs.shape[1], "probability", pipeline, 2, **field)
     return tree_shap(model, inputs[:4], np.ones(4, dtype=np.int64), inputs[50:60])
 
@@ -246,7 +247,7 @@ def test_steps_that_keep_columns_apart_change_nothing(step: Any) -> None:
 def test_steps_that_do_not_are_refused(step: Any) -> None:
     inputs, labels = binary()
     pipeline = make_pipeline(step, RandomForestClassifier(4, random_state=0)).fit(inputs, labels)
-    with pytest.raises(NoTreeModel, match="does not keep each column to itself"):
+    with pytest.raises(NoClosedForm, match="does not keep each column to itself"):
         explain_pipeline(pipeline, inputs)
 
 
@@ -294,17 +295,17 @@ def test_what_no_tree_explains_is_refused() -> None:
     inputs, labels = binary()
     x, target, background = inputs[:4], np.ones(4, dtype=np.int64), inputs[50:60]
     linear = make_pipeline(StandardScaler(), LogisticRegression()).fit(inputs, labels)
-    with pytest.raises(NoTreeModel, match="LogisticRegression is no tree ensemble"):
+    with pytest.raises(NoClosedForm, match="LogisticRegression is no tree ensemble"):
         tree_shap(table(linear.predict_proba, 5, "probability", linear, 2), x, target, background)
     three = ternary()
     boosting = GradientBoostingClassifier(n_estimators=3).fit(*three)
-    with pytest.raises(NoTreeModel, match="only supported for binary"):
+    with pytest.raises(NoClosedForm, match="only supported for binary"):
         tree_shap(table(boosting.predict_proba, 4, "probability", boosting, 3), three[0][:4], target, three[0][50:60])
     counts = xgboost.XGBRegressor(n_estimators=3, objective="count:poisson").fit(inputs, labels)
-    with pytest.raises(NoTreeModel, match="not what its trees add up to"):
+    with pytest.raises(NoClosedForm, match="not what its parameters add up to"):
         tree_shap(table(counts.predict, 5, "value", counts, 0), x, target, background)
     coded = Pipeline([("trees", RandomForestClassifier(3).fit(inputs, labels))])
-    with pytest.raises(NoTreeModel, match="fed categories"):
+    with pytest.raises(NoClosedForm, match="fed categories"):
         explain_pipeline(coded, inputs, kind="category", categories=("a",))
 
 
@@ -318,7 +319,7 @@ def test_splits_on_categories_need_the_training_rows() -> None:
     booster = lightgbm.train(options, train, 5)
     model = table(lambda x: two(booster.predict(x)), 2, "probability", booster, 2)
     target = np.ones(4, dtype=np.int64)
-    with pytest.raises(NoTreeModel, match="path_dependent"):
+    with pytest.raises(NoClosedForm, match="path_dependent"):
         tree_shap(model, inputs[:4], target, inputs[50:60])
     found = tree_shap(model, inputs[:4], target, inputs[50:60], "path_dependent")
     np.testing.assert_allclose(found.values.sum(axis=1) + found.base_value, booster.predict(inputs[:4], raw_score=True))
@@ -333,7 +334,7 @@ def test_xgboosts_splits_on_categories() -> None:
     booster = xgboost.train({"objective": "binary:logistic", "max_cat_to_onehot": 1}, train, 5)
     model = table(lambda x: two(booster.predict(xgboost.DMatrix(x, **types))), 2, "probability", booster, 2)
     x, target = inputs[:4], np.array([1, 0, 1, 0])
-    with pytest.raises(NoTreeModel):
+    with pytest.raises(NoClosedForm):
         tree_shap(model, x, target, inputs[50:60])
     found = tree_shap(model, x, target, inputs[50:60], "path_dependent")
     np.testing.assert_allclose(found.values.sum(axis=1) + found.base_value, found.score, atol=1e-5)
