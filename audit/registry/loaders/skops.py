@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from audit.model import AuditedModel, Capability, OutputSpace
+from audit.model import AuditedModel, Capability, InputSpec, OutputSpace
 from audit.parameters import UserError
 from audit.registry.importing import one_line
 from audit.registry.loaders import Inferred, Loader
@@ -81,7 +81,7 @@ class Skops(Loader):
         """Build the estimator and check its trees."""
         estimator = self._estimator(only_file(files, card.loader), trust, card.ref)
         ask = _asker(estimator, card)
-        rows = _row_layout(estimator, card)
+        rows = row_layout(estimator, card.spec, card.ref)
         return audited(card, self.capabilities(card.output), through_numpy(lambda x: ask(rows(x))), native=estimator)
 
     def _estimator(self, path: Path, trust: Trust, ref: str) -> Any:
@@ -168,19 +168,19 @@ def _asker(estimator: Any, card: ModelCard) -> Any:
     return labels
 
 
-def _row_layout(estimator: Any, card: ModelCard) -> Any:
+def row_layout(estimator: Any, spec: InputSpec, ref: str) -> Any:
     """Array ``(N, *shape)`` → what the estimator was fitted on."""
     from audit.registry.loaders._sklearn_columns import original_categories
     from audit.registry.loaders._table import frame
     from audit.text import decode_all
 
-    if card.spec.kind == "text":
+    if spec.kind == "text":
         return decode_all
     names = getattr(estimator, "feature_names_in_", None)
     if names is None:
         if (count := getattr(estimator, "n_features_in_", None)) is not None:
-            feature_count(int(count), card.spec, card.ref)
+            feature_count(int(count), spec, ref)
         return lambda x: x.reshape(len(x), -1)
-    order = column_order([str(n) for n in names], card.spec, card.ref)
+    order = column_order([str(n) for n in names], spec, ref)
     originals = original_categories(estimator)
-    return lambda x: frame(x, card.spec, order=order, originals=originals)
+    return lambda x: frame(x, spec, order=order, originals=originals)
