@@ -197,12 +197,27 @@ class Tabular(Attack):
             UserError: the attack was not fitted.
             NonFiniteOutput: the model answers NaN or infinite.
         """
+        columns, found = self._fitted(), x.detach().clone()
+        oracle, finds = self.search_all(model, x, y, threat, rng)
+        finds = smallest(columns, found[:, columns.place], finds)
+        found[finds.row] = oracle.whole(finds.x, finds.row)
+        zeros = oracle.zeros if self.search == "white_box" else None
+        return Candidates(found, oracle.queries, oracle.gradients, zeros)
+
+    def search_all(
+        self, model: AuditedModel, x: Tensor, y: Tensor, threat: ThreatModel, rng: ExampleRng
+    ) -> tuple[Oracle, Finds]:
+        """Every change that was found, each shrunk by itself, several of a row where the search met several; arguments as of `run`.
+
+        Raises:
+            UserError: the attack was not fitted.
+            NonFiniteOutput: the model answers NaN or infinite.
+        """
         import torch
 
-        columns, white = self._fitted(), self.search == "white_box"
-        found, y = x.detach().clone(), y.to(x.device)
+        columns, white, y = self._fitted(), self.search == "white_box", y.to(x.device)
         oracle = Oracle(model, x.detach(), columns.place, y, threat.queries)
-        x = found[:, columns.place]
+        x = x.detach()[:, columns.place]
         rows = self._attacked(model, y).nonzero().flatten()
         pool: list[Finds] = []
 
@@ -217,10 +232,7 @@ class Tabular(Attack):
             if self.draws:
                 rest = left()
                 pool.append(at_random(oracle, columns, x, rest, self.draws, rng.take(rest.cpu())))
-            finds = shrink(oracle, columns, x, Finds.join(pool, x))
-        finds = smallest(columns, x, finds)
-        found[finds.row] = oracle.whole(finds.x, finds.row)
-        return Candidates(found, oracle.queries, oracle.gradients, oracle.zeros if white else None)
+            return oracle, shrink(oracle, columns, x, Finds.join(pool, x))
 
     def _attacked(self, model: AuditedModel, y: Tensor) -> Tensor:
         import torch
