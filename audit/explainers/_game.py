@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -30,29 +30,30 @@ Present = Callable[["Tensor", "Tensor"], "Tensor"]
 """(place of the row among those asked about, number of the coalition), ``(P,)`` each → which players are there, ``(P, M)`` bool."""
 
 
-class Game:
-    """The model's scores of a batch of rows, each row a game of its features.
+class Game(ABC):
+    """The model's scores of a batch of rows, each row a game.
 
-    A coalition is worth the mean score of the row with everybody else's values taken from what stands for absent. Features whose
-    values are those of every such row never change anything: they are dummies, worth 0, and not asked about.
+    A coalition is worth the mean score of the row with everybody else's part taken from what stands for absent.
 
     Args:
         x: ``(N, *shape)``.
         target: ``(N,)`` int64.
-        absent: ``(N, B, *shape)`` what absent features take.
-        features: what a player is.
+        absent: ``(N, B, *shape)`` what absent players take, one row of it after the other.
+        count: ``(N,)`` int64 players of each row.
     """
 
-    def __init__(self, model: AuditedModel, x: Tensor, target: Tensor, absent: Tensor, features: Features) -> None:
-        self.model, self.x, self.target, self.absent, self.features = model, x, target, absent, features
-        self.players = _varying(features, x, absent)
-        self._planes = _one_channel(self.players)
+    def __init__(self, model: AuditedModel, x: Tensor, target: Tensor, absent: Tensor, count: Tensor) -> None:
+        self.model, self.x, self.target, self.absent, self.count = model, x, target, absent, count
+        self.most = int(count.max()) if len(count) else 0
 
+    @abstractmethod
     def mixed(self, row: Tensor, other: Tensor, present: Tensor) -> Tensor:
-        """Inputs ``(P, *shape)`` in which some players are there, ``(P, most)``, the others' values from row `other` of absent."""
-        import torch
+        """Inputs ``(P, *shape)`` in which some players are there, the others' part from absent rows.
 
-        return torch.where(self._planes.elements(present, row), self.x[row], self.absent[row, other])
+        Args:
+            row, other: ``(P,)`` int64.
+            present: ``(P, most)`` bool.
+        """
 
     def worth(self, rows: Tensor, coalitions: int, present: Present) -> Tensor:
         """What coalitions are worth to rows that have equally many players.
@@ -81,7 +82,7 @@ class Game:
             asking, other = index // others, index % others
             place = asking // coalitions
             there, row = present(place, asking % coalitions), rows[place]
-            there = pad(there, (0, self.players.most - there.shape[1]))
+            there = pad(there, (0, self.most - there.shape[1]))
             scores = self.model.target_score(self.mixed(row, other, there), self.target[row])
             self.model.check_finite(scores)
             found.index_add_(0, asking, scores.to(found))
@@ -109,6 +110,38 @@ class Game:
         return self.worth(every, 1, lambda place, _: place.new_zeros((len(place), 1), dtype=torch.bool))[:, 0]
 
 
+class FeatureGame(Game):
+    """A game of features: an absent one takes its values from an absent row.
+
+    Features whose values are those of every such row never change anything: they are dummies, worth 0, and not asked about.
+
+    Args:
+        features: what a player is.
+        dummies: let them play all the same, so that players keep the features' numbers.
+    """
+
+    def __init__(
+        self,
+        model: AuditedModel,
+        x: Tensor,
+        target: Tensor,
+        absent: Tensor,
+        features: Features,
+        *,
+        dummies: bool = False,
+    ) -> None:
+        self.features = features
+        self.players = features if dummies else _varying(features, x, absent)
+        super().__init__(model, x, target, absent, self.players.count)
+        self._planes = _one_channel(self.players)
+
+    def mixed(self, row: Tensor, other: Tensor, present: Tensor) -> Tensor:
+        """See `Game.mixed`."""
+        import torch
+
+        return torch.where(self._planes.elements(present, row), self.x[row], self.absent[row, other])
+
+
 @dataclass(frozen=True)
 class Round:
     """Rows of a game that have equally many players, two or more.
@@ -117,6 +150,7 @@ class Round:
         rows: ``(R,)`` int64.
         players: M.
         score, base_value: ``(R,)`` float64 worth of everybody and of nobody.
+        unit: what a player is, for the reader.
     """
 
     game: Game
@@ -124,6 +158,7 @@ class Round:
     players: int
     score: Tensor
     base_value: Tensor
+    unit: str
 
     def worth(self, coalitions: int, present: Present) -> Tensor:
         """``(R, K)`` float64; see `Game.worth`."""
@@ -215,24 +250,25 @@ class GameExplainer(RemovalExplainer):
         with torch.no_grad(), seeded(library_seed(rng)):
             return self.play(self.game(model, x.detach(), target, background), rng)
 
-    def game(self, model: AuditedModel, x: Tensor, target: Tensor, background: Tensor) -> Game:
+    def game(self, model: AuditedModel, x: Tensor, target: Tensor, background: Tensor) -> FeatureGame:
         """The rows as games, as the parameters say."""
         features = players_of(x, model.spec, self.unit, self.size, self.most)
-        return Game(model, x, target, self.absent_rows(model, x, background), features)
+        return FeatureGame(model, x, target, self.absent_rows(model, x, background), features)
 
-    def play(self, game: Game, rng: ExampleRng) -> Attribution:
+    def play(self, game: FeatureGame, rng: ExampleRng) -> Attribution:
         """Solve the games of equally many players together."""
         import torch
 
         score, base = game.score(), game.nobody()
-        count = game.players.count
-        values = score.new_zeros((len(score), game.players.most))
+        count = game.count
+        values = score.new_zeros((len(score), game.most))
         error = torch.zeros_like(score)
         values[count == 1, :1] = (score - base)[count == 1, None]  # a lone player takes all
         methods = set() if bool((count > 1).any()) else {"all coalitions"}
         for players in count[count > 1].unique().tolist():
             rows = (count == players).nonzero().squeeze(1)
-            found = self.solve(Round(game, rows, players, score[rows], base[rows]), rng.take(rows.cpu().numpy()))
+            played = Round(game, rows, players, score[rows], base[rows], game.features.unit)
+            found = self.solve(played, rng.take(rows.cpu().numpy()))
             values[rows, :players] = found.values
             error[rows] = found.error
             methods.add(found.method)

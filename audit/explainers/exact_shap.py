@@ -36,7 +36,7 @@ class ExactShap(GameExplainer):
             UserError: there are more than 12 features.
         """
         if played.players > LARGEST:
-            unit = played.game.features.unit
+            unit = played.unit
             raise UserError(
                 f"exact_shap asks every coalition of at most {LARGEST} features, and here are {played.players} ({unit}): "
                 "choose larger units, or permutation_shap"

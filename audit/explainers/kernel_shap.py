@@ -47,7 +47,7 @@ class KernelShap(GameExplainer):
         asked = self.coalitions or 2 * players + 2048
         if asked < min(4 * players, 2**players - 2):
             raise UserError(
-                f"kernel_shap needs at least four coalitions per feature: {players} features ({played.game.features.unit}) "
+                f"kernel_shap needs at least four coalitions per feature: {players} features ({played.unit}) "
                 f"need {4 * players}, coalitions is {asked}"
             )
         design = pairs_of_coalitions(players, asked // 2, rng.common("coalitions", players)).to(played.rows)

@@ -41,7 +41,7 @@ def round_of_five() -> _game.Round:
     explainer = PermutationShap()
     x = torch.ones(1, 5).double()
     game = explainer.game(table(of_five, 5, "value"), x, torch.zeros(1).long(), torch.zeros(1, 5).double())
-    return _game.Round(game, torch.arange(1), 5, game.score(), game.nobody())
+    return _game.Round(game, torch.arange(1), 5, game.score(), game.nobody(), "column")
 
 
 def test_orders_are_walked_as_shap_walks_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from audit.explainers import Explainer
 from audit.explainers.exact_shap import ExactShap
 from audit.explainers.integrated_gradients import IntegratedGradients
 from audit.explainers.kernel_shap import KernelShap
+from audit.explainers.occlusion import Occlusion
 from audit.explainers.permutation_shap import PermutationShap
 from audit.explainers.saliency import Saliency
 from audit.explainers.shap_values import ShapValues
@@ -28,6 +29,7 @@ EXPLAINERS = [
     ExactShap(unit="element"),
     KernelShap(coalitions=48),
     PermutationShap(permutations=2),
+    Occlusion(),
 ]
 
 
