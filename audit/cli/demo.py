@@ -1,4 +1,4 @@
-"""``audit demo``: four real models from training to verdict."""
+"""``audit demo``: real models from training to verdict."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def _opens(registry: Registry, name: str) -> bool:
     return True
 
 
-def _audited(plan: Plan, digest: str, home: Path | None) -> Run | None:
-    """The newest finished run of this very scenario on this very model, by this version."""
+def _audited(plan: Plan, digests: list[str], home: Path | None) -> Run | None:
+    """The newest finished run of this very scenario on these very models, by this version."""
     import hashlib
 
     from audit import __version__
@@ -43,15 +43,20 @@ def _audited(plan: Plan, digest: str, home: Path | None) -> Run | None:
         if not isinstance(stored, Run) or stored.state != "finished":
             continue
         told = stored.manifest
-        digests = [model.get("digest") for model in told["models"].values()]
-        if told["scenario_sha256"] == wanted and told["audit"] == __version__ and digests == [digest]:
+        asked = [model.get("digest") for model in told["models"].values()]
+        if told["scenario_sha256"] == wanted and told["audit"] == __version__ and asked == digests:
             return stored
     return None
 
 
 def demo(
     scenarios: Annotated[Path, typer.Option(help="Folder with the demo's scenario files.")] = Path("scenarios"),
-    only: Annotated[str | None, typer.Option(help="Run this one alone: digits, imagenet, loans or tweets.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            help="Run this one alone, such as digits or explain-cnn; families: one model of each family, explained."
+        ),
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Audit anew what was audited before, unchanged.")] = False,
     home: Annotated[Path | None, HOME] = None,
 ) -> None:
@@ -62,6 +67,7 @@ def demo(
     from audit.cli import fail
     from audit.cli.progress import ConsoleObserver
     from audit.cli.terminal import show
+    from audit.demo.families import FAMILIES
     from audit.demo.tour import EXHIBITS
     from audit.engine import run
     from audit.names import nearest
@@ -71,24 +77,23 @@ def demo(
     from audit.scenario import read
     from audit.stored import audit_home
 
-    names = [exhibit.file.removesuffix(".yaml") for exhibit in EXHIBITS]
-    if only is not None and only not in names:
-        guess = nearest(only, names)
-        fail(f"--only {only}: choose {', '.join(names)}" + (f"; did you mean '{guess}'?" if guess else ""))
+    groups = {exhibit.file.removesuffix(".yaml"): (exhibit,) for exhibit in (*EXHIBITS, *FAMILIES)}
+    groups["families"] = FAMILIES
+    if only is not None and only not in groups:
+        guess = nearest(only, list(groups))
+        fail(f"--only {only}: choose {', '.join(groups)}" + (f"; did you mean '{guess}'?" if guess else ""))
     console = Console(stderr=True)
     registry = Registry(audit_home(home))
     known = {card.name for card in registry.list()}
     table = Table("scenario", "model", "verdict", "expected", "gates", box=None, pad_edge=False)
     reports = []
     wrong = 0
-    for exhibit in EXHIBITS:
-        if only is not None and exhibit.file != f"{only}.yaml":
-            continue
+    for exhibit in groups[only] if only is not None else EXHIBITS:
         plan = bind(read(scenarios / exhibit.file))
-        if exhibit.model not in known or not _opens(registry, exhibit.model):
-            console.print(f"[bold]{exhibit.model}[/]: making and registering the model")
+        if not all(model in known and _opens(registry, model) for model in exhibit.models):
+            console.print(f"[bold]{', '.join(exhibit.models)}[/]: making and registering")
             exhibit.prepare(registry, plan)
-        stored = None if again else _audited(plan, registry.get(exhibit.model).digest, home)
+        stored = None if again else _audited(plan, [registry.get(m).digest for m in exhibit.models], home)
         if stored is not None:
             console.print(f"[bold]{exhibit.file}[/]: audited before, unchanged [dim](--again audits it anew)[/]")
         else:
@@ -100,7 +105,9 @@ def demo(
         met = told["word"] == exhibit.expected
         wrong += not met
         mark = "[green]✓[/]" if met else "[bold red]✗ not as expected[/]"
-        table.add_row(exhibit.file, exhibit.model, told["word"], f"{exhibit.expected} {mark}", told["sentence"])
+        table.add_row(
+            exhibit.file, ", ".join(exhibit.models), told["word"], f"{exhibit.expected} {mark}", told["sentence"]
+        )
         reports.append(path)
     show(
         [

@@ -314,7 +314,7 @@ class Table(Source):
         for name in names:
             column = table[name]
             if column.numbers is not None:
-                fields.append(Field(name=name, kind="id" if name in self.ids else "number"))
+                fields.append(_id(name, column.numbers) if name in self.ids else Field(name=name, kind="number"))
                 x.append(column.numbers)
             elif name in self.ids:
                 raise UserError(f"{origin}: column '{name}' holds text: ids are numbers; declare it under categories")
@@ -365,3 +365,11 @@ class Table(Source):
 def _exact(digits: str) -> bool:
     """Whether an integer in text is a float without loss, for sure."""
     return len(digits) < 18 and abs(int(digits)) <= LARGEST_EXACT
+
+
+def _id(name: str, numbers: NDArray[np.float64]) -> Field:
+    """A column of ids, with the smallest and the largest as bounds."""
+    import numpy as np
+
+    low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
+    return Field(name=name, kind="id", bounds=(low, high) if low < high else None)

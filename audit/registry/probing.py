@@ -20,7 +20,7 @@ _TOTAL = 1e-3
 
 
 def example_inputs(spec: InputSpec, n: int) -> NDArray[Any]:
-    """Random valid inputs ``(n, *spec.shape)``: uniform within the bounds, standard normal columns without, any category."""
+    """Random valid inputs ``(n, *spec.shape)``: uniform within the bounds, standard normal columns without, any category or id."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -35,6 +35,9 @@ def example_inputs(spec: InputSpec, n: int) -> NDArray[Any]:
     for field in spec.fields:
         if field.kind == "category":
             columns.append(rng.integers(0, max(1, len(field.categories)), n).astype(np.float64))
+        elif field.kind == "id":
+            low, high = field.bounds or (0.0, 1.0)
+            columns.append(rng.integers(int(low), int(high), n, endpoint=True).astype(np.float64))
         elif field.bounds is not None:
             columns.append(rng.uniform(*field.bounds, n))
         else:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from audit import from_arrays
 from audit.demo import digits, imagenet
+from audit.demo.families import FAMILIES
 from audit.demo.tour import EXHIBITS, prepare_digits, prepare_imagenet, prepare_loans, prepare_tweets
 from audit.engine import run
 from audit.finding import canonical_json
@@ -196,10 +197,10 @@ def test_the_thorough_suite_measures_whatever_it_names(home: Path) -> None:
 
 
 def test_every_scenario_of_the_folder_is_run() -> None:
-    exhibits = {exhibit.file for exhibit in EXHIBITS}
+    exhibits = {exhibit.file for exhibit in (*EXHIBITS, *FAMILIES)}
     assert {path.name for path in SCENARIOS.glob("*.yaml")} == exhibits | set(SUITES)
-    for exhibit in EXHIBITS:
-        assert load_scenario(SCENARIOS / exhibit.file).model == (exhibit.model,)
+    for exhibit in (*EXHIBITS, *FAMILIES):
+        assert load_scenario(SCENARIOS / exhibit.file).model == exhibit.models
 
 
 def blocks(language: str) -> list[str]:
