@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from audit.report._images import MAX_SIDE, photograph, signed_map
+from audit.report._images import MAX_SIDE, photograph, signed_map, summed
 from audit.report._sample import BarList, Sample, bar_list, named, number
 from audit.report._series_map import series_map
 from audit.report._table_changes import cell_of
-from audit.report._text_map import shaded
+from audit.report._text_map import shaded, words_of
 from audit.report._words import clean, mapping
 
 if TYPE_CHECKING:
@@ -19,6 +20,15 @@ BOUNDED = ("segment", "patch")
 """Units of an image whose edges are drawn."""
 PERCENT = ("relative_", "share_")
 """Quality numbers that are shares begin like this."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an input and what it contributes; `value` is the cell of a table."""
+
+    name: str
+    amount: float
+    value: str = ""
 
 
 class AttributionReader:
@@ -68,6 +78,41 @@ class AttributionReader:
         sample.lines += _numbers(row)
         return sample
 
+    def strongest(self, row: Mapping[str, Any], most: int = 3) -> list[Part]:
+        """The parts of the input that contribute most, the largest first."""
+        import numpy as np
+
+        if self.kind == "text":
+            tokens = words_of(shaded(row["x"], row["values"], row.get("feature"))[0], most)
+            return [Part(token.text.strip(), token.value) for token in tokens]
+        values = np.nan_to_num(np.asarray(row["values"], dtype=float))
+        if self.kind not in ("image", "series") or values.ndim < 2:
+            names, cells = self._columns(row["x"])
+            return [Part(names[i], float(values.flat[i]), cells[i]) for i in _largest(values, most)]
+        if (feature := row.get("feature")) is None:  # a place across channels, or a step of a channel
+            places = summed(values) if self.kind == "image" else values.reshape(-1, values.shape[-1])
+            found = {i: [int(at) for at in np.unravel_index(i, places.shape)] for i in _largest(places, most)}
+            return [Part(self._place(at), float(places.flat[i])) for i, at in found.items()]
+        number = np.asarray(feature)
+        totals = np.zeros(int(number.max(initial=-1)) + 1)
+        np.add.at(totals, number[number >= 0], values[number >= 0])
+        return [Part(self._where(np.argwhere(number == i)), float(totals[i])) for i in _largest(totals, most)]
+
+    def _place(self, at: Sequence[int]) -> str:
+        if self.kind == "image":
+            return f"row {at[0]}, column {at[1]}"
+        return f"step {at[1]:,}{f' of channel {at[0]}' if at[0] else ''}"
+
+    def _where(self, places: NDArray[Any]) -> str:
+        """Where a feature lies: its stretch of a series, its middle in an image."""
+        if self.kind == "series":
+            first, last = int(places[:, -1].min()), int(places[:, -1].max())
+            return f"steps {first:,} to {last:,}" if last > first else f"step {first:,}"
+        row, column = (round(float(part)) for part in places[:, -2:].mean(axis=0))
+        return (
+            f"row {row}, column {column}" if self.unit == "pixel" else f"{self.unit} around row {row}, column {column}"
+        )
+
     def _title(self, row: Mapping[str, Any]) -> str:
         label, answer = (named(row.get(name), self.classes) for name in ("label", "prediction"))
         return f"true {label}, predicted {answer}" if label else f"predicted {answer}"
@@ -95,11 +140,25 @@ class AttributionReader:
         sample.lines += [f"scale ± {number(limit)}{f' for {aim}' if aim else ''}", *([note] if note else [])]
 
     def _bars(self, x: NDArray[Any], values: NDArray[Any]) -> BarList:
+        names, cells = self._columns(x)
+        return bar_list(names, cells, values, ("feature", "value", "contribution"))
+
+    def _columns(self, x: NDArray[Any]) -> tuple[list[str], list[str]]:
+        """Names of the columns, and their cells in the reader's terms."""
         flat = x.reshape(-1)
         names = self._names if len(self._names) == len(flat) else [f"position {i}" for i in range(len(flat))]
         known = self._fields if len(self._fields) == len(flat) else [{}] * len(flat)
-        cells = [cell_of(mapping(field), float(value)) for field, value in zip(known, flat, strict=True)]
-        return bar_list(names, cells, values, ("feature", "value", "contribution"))
+        return [clean(name) for name in names], [
+            cell_of(mapping(field), float(value)) for field, value in zip(known, flat, strict=True)
+        ]
+
+
+def _largest(amounts: NDArray[Any], most: int) -> list[int]:
+    """Positions of the largest amounts by size, in flat order among equals; none of zero."""
+    import numpy as np
+
+    order = np.argsort(-np.abs(amounts), axis=None, kind="stable")[:most].tolist()
+    return [i for i in order if amounts.flat[i]]
 
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:

@@ -125,18 +125,14 @@ def _fill(block: Block, view: RunView, ref: EvidenceRef, budget: Budget, number:
 
 def _attributions(block: Block, evidence: Evidence, view: RunView, budget: Budget, number: int) -> None:
     meta = evidence.meta
-    block.facts += _facts(mapping(meta.get("parameters")))
+    block.facts += facts_of(mapping(meta.get("parameters")))
     reader = AttributionReader(meta, _bounds(view, evidence, block.step), _fields(view, block.step))
     block.facts += _method(evidence, reader)
     block.samples, block.shown = _samples.attributions(evidence, reader, budget)
-    against, forward = (
-        ("speaks against the class", "speaks for it") if reader.classes else ("lowers", "raises the value")
-    )
-    if reader.kind == "image":
-        block.legend = _legend(against, f"{forward}; the ends are each map's own scale")
-    elif reader.kind in ("text", "series"):
-        block.key = (against, f"{forward}; the ends are each row's own scale")
-    elif names := list(_texts(meta.get("feature_names"))):
+    block.legend, block.key = legend_of(reader.kind, bool(reader.classes))
+    if reader.kind in ("image", "text", "series"):
+        return
+    if names := list(_texts(meta.get("feature_names"))):
         import numpy as np
 
         values = np.abs(evidence.column("values").reshape(len(evidence), -1))
@@ -153,13 +149,23 @@ def _attributions(block: Block, evidence: Evidence, view: RunView, budget: Budge
             )
 
 
+def legend_of(kind: str, classification: bool) -> tuple[tuple[str, Picture, str] | None, tuple[str, str] | None]:
+    """The palette's legend of maps, or the words at the ends of the shades of texts and series."""
+    against, forward = (
+        ("speaks against the class", "speaks for it") if classification else ("lowers", "raises the value")
+    )
+    if kind == "image":
+        return _legend(against, f"{forward}; the ends are each map's own scale"), None
+    return None, (against, f"{forward}; the ends are each row's own scale") if kind in ("text", "series") else None
+
+
 def _adversarial(block: Block, evidence: Evidence, view: RunView, budget: Budget) -> None:
     if evidence.meta.get("by") == "corruption":
         block.kind = "corrupted rows"
     meta = evidence.meta
     units = f" {meta['units']}" if meta.get("units") else ""
     eps = f"{show(float(meta['eps']))}{units}" if isinstance(meta.get("eps"), (int, float)) else None
-    block.facts += _facts({"norm": meta.get("norm"), "eps": eps})
+    block.facts += facts_of({"norm": meta.get("norm"), "eps": eps})
     table = _table_changes(block, evidence, view) if meta.get("input_kind") == "table" else None
     block.samples, block.shown = _samples.adversarial(evidence, _bounds(view, evidence, block.step), budget, table)
     if str(meta.get("input_kind", "")) == "image" and not _colour(evidence):
@@ -193,7 +199,8 @@ def _legend(low: str, high: str) -> tuple[str, Picture, str]:
     return low, Picture(scale_bar(), f"Palette: blue {low}, white is zero, red {high}.", "", 180, 10, True), high
 
 
-def _facts(facts: dict[str, Any]) -> list[str]:
+def facts_of(facts: Mapping[str, Any]) -> list[str]:
+    """Parameters as a reader writes them; those without a value are left out."""
     return [f"{key.replace('_', ' ')} {plain_value(value)}" for key, value in facts.items() if value not in (None, "")]
 
 

@@ -31,14 +31,20 @@ class Token:
 
     Args:
         share: of the largest contribution in the text, -1 to 1; 0 of what is no feature.
-        amount: the contribution, signed; empty of what is no feature.
+        value: the contribution.
         numbered: whether the amount stands in the text itself.
     """
 
     text: str
     share: float = 0.0
-    amount: str = ""
+    value: float = 0.0
     numbered: bool = False
+
+    @property
+    def amount(self) -> str:
+        """The contribution with its sign, to two digits: a text is no table."""
+        shown = show(float(f"{self.value:.2g}"))
+        return f"+{shown}" if self.value > 0 else shown.replace("-", "−")
 
     @property
     def marked(self) -> bool:
@@ -75,22 +81,18 @@ def shaded(x: NDArray[Any], values: NDArray[Any], feature: NDArray[Any] | None) 
             pieces.append(Token(run))
         else:
             total = float(totals[one])
-            token = Token(run, round(total / limit, 4), written(total))
+            token = Token(run, round(total / limit, 4), total)
             pieces.append(replace(token, numbered=one in weightiest and token.marked and len(run) <= LONGEST))
     return tuple(_shortened(pieces) if len(text) > MAX_CHARACTERS else pieces), limit
 
 
-def written(value: float) -> str:
-    """A contribution with its sign, to two digits: a text is no table."""
-    return f"+{show(float(f'{value:.2g}'))}" if value > 0 else show(float(f"{value:.2g}")).replace("-", "−")
-
-
-def words_of(tokens: Sequence[Token], most: int) -> list[tuple[str, str]]:
-    """The weightiest pieces and their amounts, each wording once."""
+def words_of(tokens: Sequence[Token], most: int) -> list[Token]:
+    """The weightiest pieces, each wording once."""
     ranked = sorted((token for token in tokens if token.share), key=lambda token: -abs(token.share))
-    return list({token.text.strip(): (token.text.strip(), token.amount) for token in reversed(ranked)}.values())[::-1][
-        :most
-    ]
+    first: dict[str, Token] = {}
+    for token in ranked:
+        first.setdefault(token.text.strip(), token)
+    return list(first.values())[:most]
 
 
 def _between_spaces(text: str) -> NDArray[Any]:

@@ -35,7 +35,7 @@ class Html(Renderer):
         """The run as an HTML page."""
         view = RunView(run)
         evidence = blocks(view)
-        template = _environment().get_template("report.html.j2")
+        template = environment().get_template("report.html.j2")
         text: str = template.render(
             view=view,
             evidence=evidence,
@@ -55,7 +55,8 @@ class Html(Renderer):
 
 
 @cache
-def _environment() -> Any:
+def environment() -> Any:
+    """What pages are rendered in: everything escaped, nothing undefined let through."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 

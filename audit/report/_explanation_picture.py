@@ -1,0 +1,190 @@
+"""Explanations of one input as a PNG: the input beside what each explainer says, every map with its own scale in numbers."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from audit.report._attribution import BOUNDED, AttributionReader
+from audit.report._images import limit_of, meeting, palette, plane_of, planes, summed
+from audit.report._sample import signed
+from audit.report._words import clean
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+DPI = 130
+MAX_BARS = 12
+MAX_CHANNELS = 6
+_FOR, _AGAINST, _INK = "#a8441a", "#2060a8", "#57606a"
+_STYLE: dict[str, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "text.parse_math": False,
+    "axes.titlesize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.constrained_layout.use": True,
+}
+
+
+def picture(
+    reader: AttributionReader,
+    heading: str,
+    found: Sequence[tuple[str, Mapping[str, Any]]],
+    bounds: tuple[float, float] | None,
+) -> bytes:
+    """The PNG.
+
+    Args:
+        heading: what it is, what was predicted, with which score.
+        found: the explainers and their rows, as `AttributionReader.sample` takes them; all of one input.
+        bounds: black and white of an image.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    draw = {"image": _images, "series": _series}.get(reader.kind, _bars)
+    out = io.BytesIO()
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a font without the character draws a box
+        figure = Figure(dpi=DPI)
+        draw(figure, reader, found, bounds)
+        figure.suptitle(clean(heading), fontsize=10, fontweight="bold")
+        figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def _images(
+    figure: Figure,
+    reader: AttributionReader,
+    found: Sequence[tuple[str, Mapping[str, Any]]],
+    bounds: tuple[float, float] | None,
+) -> None:
+    import numpy as np
+    from matplotlib.colors import ListedColormap
+
+    x = planes(found[0][1]["x"])
+    low, high = bounds or (float(x.min()), float(x.max()))
+    axes = _row(figure, 1 + len(found), 3.1, 3.3 * x.shape[0] / x.shape[1])
+    axes[0].imshow(
+        np.clip((x - low) / ((high - low) or 1.0), 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
+    )
+    axes[0].set_title("input")
+    colours = ListedColormap(palette() / 255, name="audit")
+    for place, (label, row) in zip(axes[1:], found, strict=True):
+        total = np.nan_to_num(summed(row["values"]))
+        limit = limit_of(total) or 1.0
+        drawn = place.imshow(total, cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest")
+        if "feature" in row and reader.unit in BOUNDED:
+            _edges(place, plane_of(row["feature"]))
+        place.set_title(clean(label))
+        figure.colorbar(drawn, ax=place, location="bottom", shrink=0.9, aspect=28, pad=0.03, label=_sides(reader))
+    for place in axes:
+        place.set_xticks([])
+        place.set_yticks([])
+        for spine in place.spines.values():
+            spine.set_visible(False)
+
+
+def _edges(place: Axes, number: NDArray[Any]) -> None:
+    """Lines between the pixels where two features meet."""
+    import numpy as np
+    from matplotlib.collections import LineCollection
+
+    across, down = number[:, 1:] != number[:, :-1], number[1:] != number[:-1]
+    lines = [((c + 0.5, r - 0.5), (c + 0.5, r + 0.5)) for r, c in np.argwhere(across)]
+    lines += [((c - 0.5, r + 0.5), (c + 0.5, r + 0.5)) for r, c in np.argwhere(down)]
+    if meeting(number).any():
+        place.add_collection(LineCollection(lines, colors="#464a50", linewidths=0.5))
+
+
+def _series(
+    figure: Figure,
+    reader: AttributionReader,
+    found: Sequence[tuple[str, Mapping[str, Any]]],
+    bounds: tuple[float, float] | None,
+) -> None:
+    """A column per explainer; per channel the line in colours, and below it the contributions by themselves."""
+    import numpy as np
+
+    lines = np.asarray(found[0][1]["x"], dtype=float)
+    lines = lines.reshape(-1, lines.shape[-1])
+    sums = sum(np.abs(np.asarray(row["values"], dtype=float).reshape(lines.shape)).sum(axis=1) for _, row in found)
+    channels = sorted(np.argsort(-np.asarray(sums), kind="stable")[:MAX_CHANNELS].tolist())
+    figure.set_size_inches(max(5.0, 4.2 * len(found)), 0.9 + 1.7 * len(channels))
+    grid = figure.subplots(
+        2 * len(channels), len(found), squeeze=False, sharex=True, height_ratios=[2, 1] * len(channels)
+    )
+    for column, (label, row) in enumerate(found):
+        values = np.nan_to_num(np.asarray(row["values"], dtype=float).reshape(lines.shape))
+        limit = float(np.abs(values).max()) or 1.0
+        for place, channel in enumerate(channels):
+            line, area = grid[2 * place, column], grid[2 * place + 1, column]
+            _coloured(line, lines[channel], values[channel] / limit)
+            line.set_ylabel(f"channel {channel}" if len(lines) > 1 else "input")
+            steps = np.arange(lines.shape[1])
+            for sign, colour in ((1, _FOR), (-1, _AGAINST)):
+                area.fill_between(
+                    steps, np.clip(sign * values[channel], 0, None) * sign, step="mid", color=colour, linewidth=0
+                )
+            area.set_ylim(-1.05 * limit, 1.05 * limit)
+            area.axhline(0, color=_INK, linewidth=0.6)
+            area.set_ylabel("contribution", fontsize=7)
+        grid[0, column].set_title(clean(label))
+        grid[-1, column].set_xlabel("step")
+
+
+def _coloured(place: Axes, line: NDArray[Any], share: NDArray[Any]) -> None:
+    """A line whose stretches are the redder or bluer, and the thicker, the more they contribute."""
+    import numpy as np
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import to_rgb
+
+    steps = np.arange(len(line))
+    points = np.column_stack([steps, line])
+    ends = np.array([to_rgb(colour) for colour in (_AGAINST, _FOR)])
+    between = share[1:]
+    weight = np.abs(between)[:, None]
+    colours = (1 - weight) * np.array(to_rgb("#8a939c")) + weight * ends[(between > 0).astype(int)]
+    parts = np.stack([points[:-1], points[1:]], axis=1)
+    place.add_collection(LineCollection(list(parts), colors=colours, linewidths=0.9 + 1.2 * weight[:, 0]))
+    place.autoscale()
+
+
+def _bars(
+    figure: Figure,
+    reader: AttributionReader,
+    found: Sequence[tuple[str, Mapping[str, Any]]],
+    bounds: tuple[float, float] | None,
+) -> None:
+    """A column of bars per explainer: columns of a table with their values, words of a text."""
+    most = [reader.strongest(row, MAX_BARS) for _, row in found]
+    axes = _row(figure, len(found), 5.2, 1.2 + 0.27 * max(map(len, most), default=1))
+    for place, (label, _), parts in zip(axes, found, most, strict=True):
+        amounts = [part.amount for part in parts]
+        colours = [_FOR if amount > 0 else _AGAINST for amount in amounts]
+        for bar, amount in zip(place.barh(range(len(parts)), amounts, color=colours, height=0.7), amounts, strict=True):
+            if amount < 0:
+                bar.set(hatch="////", edgecolor="white", linewidth=0)
+        names = [f"{part.name[:40]} = {part.value[:16]}" if part.value else part.name[:48] for part in parts]
+        place.set_yticks(
+            range(len(parts)), [f"{name}  {signed(part.amount)}" for name, part in zip(names, parts, strict=True)]
+        )
+        place.invert_yaxis()
+        place.axvline(0, color=_INK, linewidth=0.8)
+        place.set_title(clean(label))
+        place.set_xlabel(_sides(reader))
+
+
+def _sides(reader: AttributionReader) -> str:
+    return "− against the class · for it +" if reader.classes else "− lowers · raises the value +"
+
+
+def _row(figure: Figure, count: int, width: float, height: float) -> list[Axes]:
+    figure.set_size_inches(width * count, 0.9 + height)
+    return list(figure.subplots(1, count, squeeze=False)[0])
