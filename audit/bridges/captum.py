@@ -1,4 +1,4 @@
-"""captum: gradients and integrated gradients of any score, in passes of bounded size.
+"""captum: gradients, gradients times inputs and integrated gradients of any score, in passes of bounded size.
 
 captum gets a private copy of the inputs and a function, never a module: it hooks nothing, and what it marks as requiring
 gradients is gone with the copy, whether the forward pass returns or raises.
@@ -7,6 +7,7 @@ gradients is gone with the copy, whether the forward pass returns or raises.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from audit.bridges.global_generators import seeded
@@ -29,15 +30,30 @@ def saliency(score: Score, x: Tensor, target: Tensor, *, internal_batch: int, se
 
     Source: Simonyan et al. 2013, arXiv:1312.6034.
     """
-    import torch
     from captum.attr import Saliency
+
+    return _in_parts(partial(Saliency(score).attribute, abs=False), x, target, internal_batch, seed)
+
+
+def input_x_gradient(score: Score, x: Tensor, target: Tensor, *, internal_batch: int, seed: int) -> Tensor:
+    """Gradient of the target's score times the input, ``(N, *shape)``; arguments as those of `saliency`.
+
+    Source: Shrikumar et al. 2016, arXiv:1605.01713.
+    """
+    from captum.attr import InputXGradient
+
+    return _in_parts(InputXGradient(score).attribute, x, target, internal_batch, seed)
+
+
+def _in_parts(attribute: Callable[..., Tensor], x: Tensor, target: Tensor, rows: int, seed: int) -> Tensor:
+    import torch
 
     if not len(x):
         return torch.zeros_like(x)
     with seeded(seed):
         parts = [
-            Saliency(score).attribute(part.detach().clone().requires_grad_(), abs=False, additional_forward_args=aim)
-            for part, aim in zip(torch.split(x, internal_batch), torch.split(target, internal_batch), strict=True)
+            attribute(part.detach().clone().requires_grad_(), additional_forward_args=aim)
+            for part, aim in zip(torch.split(x, rows), torch.split(target, rows), strict=True)
         ]
     return torch.cat(parts).detach()
 

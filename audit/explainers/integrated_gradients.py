@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from audit.attacks._gradients import frozen_parameters
 from audit.explainers import Attribution, Explainer
 from audit.explainers._baselines import Baseline, baseline_rows, default_baseline
 from audit.explainers._completeness import TOLERANCE, completeness_gap, relative_gap
-from audit.explainers._gradients import refuse_codes
-from audit.explainers._passes import library_seed, rows_per_pass
+from audit.explainers._gradients import gradient, refuse_codes, scores
+from audit.explainers._linear_start import LinearStart, linear_start
+from audit.explainers._passes import library_seed, passes, rows_per_gradient
 from audit.model import Capability
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class IntegratedGradients(Explainer):
     """Where the line starts: zero, black (the lower bound), mean (of background rows), blur, a number; auto takes black for an
     image with bounds, else mean."""
     internal_batch: int | None = Field(default=None, ge=1)
-    """Rows per pass; by default what memory allows (10 of 3x224x224), at most the model's micro-batch."""
+    """Points per pass; by default as many as memory and the cache allow, at most the model's micro-batch."""
 
     @model_validator(mode="after")
     def _steps_in_order(self) -> IntegratedGradients:
@@ -70,15 +72,17 @@ class IntegratedGradients(Explainer):
         x = x.detach()
         baseline = default_baseline(model.spec) if self.baseline == "auto" else self.baseline
         start = baseline_rows(baseline, x, background, model.spec)
-        rows = self.internal_batch or rows_per_pass(model, gradients=True)
-        with seeded(library_seed(rng)):
-            score, base = self._scores(model, x, target, rows), self._scores(model, start, target, rows)
+        with frozen_parameters(model), seeded(library_seed(rng)):
+            score, base = scores(model, x, target), scores(model, start, target)
+            rows = self.internal_batch or rows_per_gradient(model, x)
             values = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
             gap = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+            cut = linear_start(model, x, start, target)
             active, steps, largest = torch.arange(len(x), device=x.device), self.steps, self.steps
             while len(active):
                 largest = steps
-                found = self._integrate(model, x[active], start[active], target[active], steps, rows)
+                mean = self._mean_gradient(model, cut, x[active], start[active], target[active], steps, rows)
+                found = mean * (x - start)[active].double()
                 values[active] = found
                 gap[active] = completeness_gap(found, score[active], base[active])
                 if steps >= self.max_steps:
@@ -89,37 +93,48 @@ class IntegratedGradients(Explainer):
         method = f"{self.method} from {baseline}, {self.steps} to {largest} steps"
         return Attribution(values, target, model.output, base_value=base, score=score, error=gap, method=method)
 
-    def _scores(self, model: AuditedModel, x: Tensor, target: Tensor, rows: int) -> Tensor:
-        import torch
-
-        with torch.no_grad():
-            parts = [
-                model.target_score(part, aim).double()
-                for part, aim in zip(torch.split(x, rows), torch.split(target, rows), strict=True)
-                if len(part)
-            ]
-        scores = torch.cat(parts) if parts else x.new_zeros(0, dtype=torch.float64)
-        model.check_finite(scores)
-        return scores
-
-    def _integrate(
-        self, model: AuditedModel, x: Tensor, start: Tensor, target: Tensor, steps: int, rows: int
+    def _mean_gradient(
+        self,
+        model: AuditedModel,
+        cut: LinearStart | None,
+        x: Tensor,
+        start: Tensor,
+        target: Tensor,
+        steps: int,
+        rows: int,
     ) -> Tensor:
-        """Quadrature over every (row, step) pair, packed into passes of `rows` pairs whatever rows they belong to."""
+        """Gradient averaged along each row's line by quadrature, ``(N, *shape)`` float64, in passes of at most `rows` points."""
         import torch
 
-        points, weights = (torch.from_numpy(part).to(x.device) for part in _quadrature(self.method, steps))
-        difference = x - start
-        total = torch.zeros((len(x), x[0].numel()), dtype=torch.float64, device=x.device)
-        spread = (-1, *[1] * (x.ndim - 1))
-        for first in range(0, len(x) * steps, rows):
-            pair = torch.arange(first, min(first + rows, len(x) * steps), device=x.device)
-            row, step = pair // steps, pair % steps
-            along = (start[row] + points[step].to(x.dtype).reshape(spread) * difference[row]).requires_grad_()
-            with torch.enable_grad():
-                (gradient,) = torch.autograd.grad(model.target_score(along, target[row]).sum(), along)
-            total.index_add_(0, row, gradient.flatten(1).double() * weights[step, None])
-        return total.reshape(x.shape) * difference.double()
+        points, weights = (torch.from_numpy(part).to(x) for part in _quadrature(self.method, steps))
+        mean = torch.empty(x.shape, dtype=torch.float64, device=x.device)
+        for block, parts in passes(len(x), steps, rows):
+            at, origin, score = x[block], start[block], model.target_score
+            if cut is not None:
+                with torch.enable_grad():
+                    fed = at.clone().requires_grad_()
+                    entered = cut.enter(fed)
+                at, origin = entered.detach(), cut.enter(origin)
+                score = partial(cut.score, like=x[:1])
+            summed = torch.zeros_like(at, dtype=torch.float64)
+            for part in parts:
+                along = _between(origin, at, points[part])
+                aim = target[block].repeat_interleave(len(points[part]))
+                slopes = gradient(score, along, aim).unflatten(0, (len(at), -1))
+                summed += torch.einsum(
+                    "s,ns...->n...", weights[part].to(slopes), slopes
+                )  # in its own type within a pass
+            if cut is not None:
+                (back,) = torch.autograd.grad(entered, fed, summed.to(entered))
+                summed = back.double()
+            mean[block] = summed
+        return mean
+
+
+def _between(start: Tensor, end: Tensor, points: Tensor) -> Tensor:
+    """Points on the line of each row, ``(N × S, …)``."""
+    share = points.reshape(-1, *[1] * (start.ndim - 1))
+    return (start[:, None] + share * (end - start)[:, None]).flatten(0, 1)
 
 
 @cache

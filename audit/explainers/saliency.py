@@ -22,7 +22,7 @@ class Saliency(Explainer):
     """How strongly the target's score answers to each input element: its gradient there.
 
     A slope at one point: it does not add up to the score, and is 0 where the model is saturated. Source: Simonyan et al. 2013,
-    arXiv:1312.6034; gradient × input: Shrikumar et al. 2016, arXiv:1605.01713.
+    arXiv:1312.6034.
     """
 
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.GRADIENTS})
@@ -30,8 +30,6 @@ class Saliency(Explainer):
 
     absolute: bool = True
     """Size of the effect; false keeps its sign."""
-    times_input: bool = False
-    """Multiply by the input: what the element does at its present value, not what a nudge would do."""
     internal_batch: int | None = Field(default=None, ge=1)
     """Rows per pass; by default what memory allows (10 of 3x224x224), at most the model's micro-batch."""
 
@@ -46,6 +44,4 @@ class Saliency(Explainer):
         refuse_codes(model, "saliency")
         rows = self.internal_batch or rows_per_pass(model, gradients=True)
         values = saliency(model.target_score, x, target, internal_batch=rows, seed=library_seed(rng))
-        if self.times_input:
-            values = values * x.detach()
         return Attribution(values.abs() if self.absolute else values, target, model.output)

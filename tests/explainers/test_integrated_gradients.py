@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -88,14 +89,20 @@ def test_captums_multi_layer_model() -> None:
 
 @pytest.mark.parametrize("method", ["gausslegendre", "riemann_middle"])
 def test_equals_captum(method: Any) -> None:
-    model = audited(trained_cnn(), (1, 8, 8), 10, bounds=(0.0, 16.0))
-    x = torch.from_numpy(digits().test.x[:24])
+    """In double precision: in single, a unit within rounding of its kink falls on either side, in captum as here."""
+    model = audited(copy.deepcopy(trained_cnn()).double(), (1, 8, 8), 10, bounds=(0.0, 16.0))
+    x = torch.from_numpy(digits().test.x[:24]).double()
     target = model.predict(x)
     found = explain(model, x, target, method=method, steps=20, max_steps=20, internal_batch=37)
     expected = captum.integrated_gradients(
         model.target_score, x, torch.zeros_like(x), target, steps=20, method=method, internal_batch=64, seed=0
     )
-    torch.testing.assert_close(found.values.float(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.values, expected, atol=1e-7, rtol=1e-7)  # captum keeps its weights in single
+    single = audited(trained_cnn(), (1, 8, 8), 10, bounds=(0.0, 16.0))
+    rough = explain(single, x.float(), target, method=method, steps=20, max_steps=20).values
+    off = (rough - expected).flatten(1).abs().amax(dim=1)
+    assert int((off > 1e-5).sum()) <= 1
+    assert float(off.max()) < 0.01
 
 
 def test_methods_differ() -> None:

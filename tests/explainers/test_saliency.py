@@ -26,7 +26,6 @@ def test_known_values() -> None:
     product = audited(lambda x: x[:, 0] * x[:, 1], (2,), output="value", kind="number")
     at = torch.tensor([[3.0, 2.0]], dtype=torch.float64)
     assert explain(product, at).values.tolist() == [[2, 3]]
-    assert explain(product, at, times_input=True).values.tolist() == [[6, 6]]
     saturated = audited(lambda x: 1 - (1 - x[:, 0]).relu(), (1,), output="value", kind="number")
     assert explain(saturated, torch.tensor([[2.0]])).values.tolist() == [[0]]
 
@@ -36,7 +35,6 @@ def test_linear_is_the_weight_and_absolute_drops_its_sign() -> None:
     x = torch.tensor([[0.5, 2.0]])
     assert explain(model, x, torch.tensor([1]), absolute=False).values.tolist() == [[3, -4]]
     assert explain(model, x, torch.tensor([1])).values.tolist() == [[3, 4]]
-    assert explain(model, x, torch.tensor([1]), absolute=False, times_input=True).values.tolist() == [[1.5, -8]]
 
 
 def test_margin_speaks_for_the_target() -> None:

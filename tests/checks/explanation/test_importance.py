@@ -119,7 +119,7 @@ def test_close_columns_have_uncertain_ranks(tmp_path: Path) -> None:
 
 def test_mean_size_of_attributions_by_hand(tmp_path: Path) -> None:
     model, rows = regression([3.0, -1.0, 0.0])
-    check = Importance(explainer={"saliency": {"times_input": True}}, groups={"both": ("0", "1")}, explained=50)
+    check = Importance(explainer="input_x_gradient", groups={"both": ("0", "1")}, explained=50)
     found = measure(check, model, rows, tmp_path)
     assert found["mean_attribution", "both"].estimate.n == 50
     assert found["mean_attribution", "2"].estimate.value == 0
