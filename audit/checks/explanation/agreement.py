@@ -61,9 +61,7 @@ class Agreement(Check):
         "samples where seeds disagree, and say from which baseline it speaks where baselines do."
     )
 
-    explainers: tuple[ExplainerSpec, ...] = Field(
-        default=("integrated_gradients", {"saliency": {"absolute": False, "times_input": True}}), min_length=1
-    )
+    explainers: tuple[ExplainerSpec, ...] = Field(default=("integrated_gradients", "input_x_gradient"), min_length=1)
     """Explainers, each a name or ``{name: {parameter: value}}``; the same one from several baselines is several."""
     draws: int = Field(default=1, ge=1)
     """Seeds of each explainer that are compared with each other; one explainer alone needs two or more."""

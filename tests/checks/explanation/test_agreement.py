@@ -26,7 +26,7 @@ from audit.scenario import parse
 from audit.text import encode
 
 GRADIENT = {"saliency": {"absolute": False}}
-TIMES_INPUT = {"saliency": {"absolute": False, "times_input": True}}
+TIMES_INPUT = "input_x_gradient"
 
 
 @pytest.fixture(autouse=True)
@@ -168,7 +168,7 @@ def test_what_is_stored(tmp_path: Path) -> None:
     refs = found["rank_correlation", ""].evidence
     maps = [Evidence(tmp_path / "run-0" / ref.path) for ref in refs if ref.kind == "attributions"]
     assert [len(m) for m in maps] == [3, 3]
-    assert {m.meta["parameters"]["times_input"] for m in maps} == {False, True}
+    assert [m.meta["explainer"] for m in maps] == ["saliency", "input_x_gradient"]
     per_row = Evidence(tmp_path / "run-0" / refs[0].path)
     assert per_row.column("value").mean() == pytest.approx(value(found, "rank_correlation"))
     by_id = dict(zip(per_row.ids, per_row.column("value"), strict=True))

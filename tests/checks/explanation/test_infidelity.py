@@ -29,7 +29,7 @@ from audit.run_folder import Evidence
 from audit.scenario import parse
 
 GRADIENT = {"saliency": {"absolute": False}}
-TIMES_INPUT = {"saliency": {"absolute": False, "times_input": True}}
+TIMES_INPUT = "input_x_gradient"
 EVERY = ("gaussian", "noisy_baseline", "removal")
 W = torch.tensor([3.0, -2.0, 1.0, 0.5, 0.0])
 
