@@ -134,9 +134,7 @@ def test_gains_by_hand(tmp_path: Path) -> None:
 def test_curves_by_hand(tmp_path: Path) -> None:
     """A margin 2a − b + 1: class 1's probability as features leave, most important first."""
     model = audited(lambda x: x @ torch.tensor([2.0, -1.0]) + 1, (2,), 2, output="margin", kind="number")
-    check = Faithfulness(
-        explainer="input_x_gradient", baselines=("zero", 1.0), steps=2
-    )
+    check = Faithfulness(explainer="input_x_gradient", baselines=("zero", 1.0), steps=2)
     found = measure(check, model, rows_of([(3, 2)], [1]), tmp_path)
     curve = stored(found["deletion_gain", ""], "curve", tmp_path)
     series = curve.column("series")

@@ -124,7 +124,7 @@ def test_mean_size_of_attributions_by_hand(tmp_path: Path) -> None:
     assert found["mean_attribution", "both"].estimate.n == 50
     assert found["mean_attribution", "2"].estimate.value == 0
     everything = measure(check.model_copy(update={"explained": 400}), model, rows, tmp_path)
-    wanted = np.abs(np.abs(rows.test.x[:, 0] * 3) + np.abs(rows.test.x[:, 1])).mean()
+    wanted = np.abs(rows.test.x[:, 0] * 3 - rows.test.x[:, 1]).mean()
     assert everything["mean_attribution", "both"].estimate.value == pytest.approx(wanted, rel=1e-5)
 
 
