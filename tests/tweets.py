@@ -152,20 +152,20 @@ def save(module: Any, words: Any, folder: Path) -> Path:
 def trained_folder() -> Path:
     """A BERT that tells tweets with the planted word from those without; gone with the process's temporary files."""
     texts, labels = planted()
-    module, words = untrained("bert", spread=0.08), tokenizer("bert")
+    module, words = untrained("bert", spread=0.04), tokenizer("bert")
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         module.train()
         fed = words(texts, padding=True, truncation=True, return_tensors="pt")
         target = torch.from_numpy(labels)
-        optimiser = torch.optim.Adam(module.parameters(), lr=8e-3)
+        optimiser = torch.optim.AdamW(module.parameters(), lr=4e-3, weight_decay=0.1)
         for _ in range(2):
             for part in torch.randperm(1000).split(16):
                 width = int(fed["attention_mask"][part].sum(dim=1).max())
                 logits = module(
                     input_ids=fed["input_ids"][part, :width], attention_mask=fed["attention_mask"][part, :width]
                 ).logits
-                loss = nn.functional.cross_entropy(logits, target[part])
+                loss = nn.functional.cross_entropy(logits, target[part], label_smoothing=0.1)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
