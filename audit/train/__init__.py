@@ -1,0 +1,1 @@
+"""Training with differential privacy: a file says how, a ledger says what was spent."""

@@ -1,0 +1,58 @@
+"""Per-example gradients, clipped and summed: one file per way to compute them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from audit.train.clipping import Clipping, layer_numbers, trained
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""``(outputs, y) → (N,)`` losses, one per example."""
+
+
+@dataclass(frozen=True)
+class ClippedSum:
+    """One batch's part of a step.
+
+    Args:
+        gradients: sum over the examples of their clipped gradients, in the order of `audit.train.clipping.trained`.
+        norms: ``(N,)`` of the gradients before clipping.
+        losses: ``(N,)``.
+    """
+
+    gradients: tuple[Tensor, ...]
+    norms: Tensor
+    losses: Tensor
+
+
+class GradientMode(ABC):
+    """A way to compute per-example gradients.
+
+    Args:
+        module: as it is trained; left without hooks, `.grad` and `.grad_sample` after each call.
+        loss: of outputs and labels, one per example.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, module: nn.Module, loss: Loss, clipping: Clipping) -> None:
+        self.module, self.loss, self.clipping = module, loss, clipping
+        self.parameters = [parameter for _, parameter in trained(module)]
+        self.layers = layer_numbers(module)
+
+    @abstractmethod
+    def clipped_sum(self, x: Tensor, y: Tensor) -> ClippedSum:
+        """The clipped sum of a batch of one or more rows."""
+
+    def close(self) -> None:
+        """Take off whatever was put on the module."""
+
+    def nothing(self) -> ClippedSum:
+        """The sum over an empty batch."""
+        some = self.parameters[0]
+        return ClippedSum(tuple(p.new_zeros(p.shape) for p in self.parameters), some.new_zeros(0), some.new_zeros(0))
