@@ -49,7 +49,7 @@ class GradientMode(ABC):
     def clipped_sum(self, x: Tensor, y: Tensor) -> ClippedSum:
         """The clipped sum of a batch of one or more rows."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  (most ways put nothing there)
         """Take off whatever was put on the module."""
 
     def nothing(self) -> ClippedSum:
