@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FOLDS = 4
 _TREES = 60
+_ROUNDS = 20
 _WIDE = 256
 """Inputs with more elements are brought to their principal components."""
 _COMPONENTS = 32
@@ -130,7 +131,7 @@ def learned(samples: Samples, real: NDArray[Any], asked: NDArray[Any], seed: int
         here, there = samples.real_fold == fold, samples.asked_fold == fold
         kinds = (
             RandomForestClassifier(_TREES, min_samples_leaf=2, random_state=seed),
-            HistGradientBoostingClassifier(max_iter=20, min_samples_leaf=5, random_state=seed),
+            HistGradientBoostingClassifier(max_iter=_ROUNDS, min_samples_leaf=5, random_state=seed),
         )
         for number, kind in enumerate(kinds, 1):
             one_answer = len(np.unique(real[known])) == 1

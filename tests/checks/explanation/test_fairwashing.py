@@ -13,6 +13,7 @@ import torch
 from sklearn.ensemble import RandomForestClassifier
 from toys import audited, batch, context, data, digits, trained_cnn
 
+from audit.checks.explanation import _real_or_perturbed
 from audit.checks.explanation._matched import differing, effect, match
 from audit.checks.explanation.fairwashing import Fairwashing
 from audit.data import AuditData
@@ -80,6 +81,13 @@ def measure(check: Fairwashing, model: AuditedModel, rows: AuditData, tmp_path: 
     return {m.metric: m for m in check.run(model, rows, context(tmp_path))}
 
 
+@pytest.fixture
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forests of a size that a test can afford where their strength is not what is tested."""
+    monkeypatch.setattr(_real_or_perturbed, "_TREES", 6)
+    monkeypatch.setattr(_real_or_perturbed, "_ROUNDS", 4)
+
+
 # --- planted -----------------------------------------------------------------------------------------------------
 
 SCENARIO = (
@@ -102,6 +110,7 @@ def test_a_scaffold_is_caught_and_open_bias_is_not(kind: str, wanted: str, tmp_p
     assert (auc.interval[0] or 0) > 0.7
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_effects_add_up(tmp_path: Path) -> None:
     """Of an additive model that asks nothing else: |Δ| = .9, and about half of the background has the other value."""
     rows = people()
@@ -133,6 +142,7 @@ def test_columns_that_are_independent_cannot_be_told_apart(tmp_path: Path) -> No
     assert "hidden_effect" not in found
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_an_honest_net_on_images(tmp_path: Path) -> None:
     model = audited(trained_cnn(), (1, 8, 8), 10, bounds=(0.0, 16.0))
     check = Fairwashing(
@@ -174,6 +184,7 @@ def test_a_category_counts_as_one_and_a_missing_number_as_the_mean() -> None:
     assert match(model, own, pool, [0], 1).donor.tolist() == [[1]]
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_protected_columns_that_follow_from_others_are_a_caution(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     race = rng.integers(0, 2, 200)
@@ -187,6 +198,7 @@ def test_protected_columns_that_follow_from_others_are_a_caution(tmp_path: Path)
 # --- parameters and mistakes -------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_parameters_change_the_result(tmp_path: Path) -> None:
     rows = people()
     base: dict[str, Any] = {
