@@ -25,8 +25,9 @@ def refuse_codes(model: AuditedModel, explainer: str) -> None:
     """
     codes = [field.name for field in model.spec.fields if field.kind in ("category", "text", "tokens", "id")]
     if codes:
+        instead = "layer_integrated_gradients" if model.text is not None else "permutation_shap"
         raise UserError(
-            f"{explainer}: a gradient means nothing for the codes in {', '.join(codes[:5])} of model '{model.name}': use shap_values"
+            f"{explainer}: a gradient means nothing for the codes in {', '.join(codes[:5])} of model '{model.name}': use {instead}"
         )
 
 
