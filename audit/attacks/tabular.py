@@ -234,6 +234,11 @@ class Tabular(Attack):
                 pool.append(at_random(oracle, columns, x, rest, self.draws, rng.take(rest.cpu())))
             return oracle, shrink(oracle, columns, x, Finds.join(pool, x))
 
+    @property
+    def columns(self) -> Columns:
+        """What may change, as fitted."""
+        return self._fitted()
+
     def _attacked(self, model: AuditedModel, y: Tensor) -> Tensor:
         import torch
 
