@@ -25,7 +25,8 @@ def refuse_codes(model: AuditedModel, explainer: str) -> None:
     """
     codes = [field.name for field in model.spec.fields if field.kind in ("category", "text", "tokens", "id")]
     if codes:
-        instead = "layer_integrated_gradients" if model.text is not None else "permutation_shap"
+        asked = "permutation_shap" if model.spec.kind == "text" else "shap_values"
+        instead = asked if model.text is None else "layer_integrated_gradients"
         raise UserError(
             f"{explainer}: a gradient means nothing for the codes in {', '.join(codes[:5])} of model '{model.name}': use {instead}"
         )
