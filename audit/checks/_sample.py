@@ -25,6 +25,12 @@ def sample(test: Batch, samples: int | None, ctx: Context) -> Batch:
 
 def drawn(ids: Sequence[str], samples: int, seed: int) -> NDArray[np.int64]:
     """The positions that `sample` takes of rows with these ids, in ascending order."""
-    order = ExampleRng(seed, "", ids, "samples").uniform(()).argsort(stable=True)
-    places: NDArray[np.int64] = order[:samples].sort().values.numpy()
-    return places
+    import numpy as np
+
+    return np.sort(shuffled(ids, seed)[:samples])
+
+
+def shuffled(ids: Sequence[str], seed: int) -> NDArray[np.int64]:
+    """Every position once, in the order in which rows are drawn: any number of the first ones is a fair sample."""
+    order: NDArray[np.int64] = ExampleRng(seed, "", ids, "samples").uniform(()).argsort(stable=True).numpy()
+    return order

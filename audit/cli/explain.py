@@ -150,7 +150,7 @@ def _background(
     text: str | None, source: AuditData | None, model: AuditedModel, missing: bool, seed: int
 ) -> Batch | None:
     """Rows that stand for "absent": those named, else those of the source that are not explained; None where there are none."""
-    from audit.checks._sample import drawn
+    from audit.checks._sample import shuffled
     from audit.cli.explain_inputs import InputReader, data_of
 
     if text is not None:
@@ -161,7 +161,7 @@ def _background(
         rows = next((part for part in (source.population, source.train) if part is not None and len(part)), source.test)
     else:
         return None
-    return rows if len(rows) <= _BACKGROUND else rows.take(drawn(rows.ids, _BACKGROUND, seed))
+    return rows.take(shuffled(rows.ids, seed)[:_BACKGROUND])  # explainers take the first ones
 
 
 def _target(text: str | None, model: AuditedModel) -> int | None:

@@ -92,9 +92,9 @@ class Session:
             finished = True
         finally:
             folder.close(finished)
-            print_parts(
-                [_table(lines), *(f"note: {note}" for note in inputs.notes), f"wrote {folder.path / 'index.html'}"]
-            )
+            if lines:
+                notes = [f"note: {note}" for note in inputs.notes]
+                print_parts([_table(lines), *notes, f"wrote {folder.path / 'index.html'}"])
 
     def _chunk(self, part: Inputs, folder: ExplanationFolder, scratch: Path) -> Iterator[list[tuple[str, ...]]]:
         """Explain some inputs with every explainer; what is printed of each as it is written."""
@@ -236,7 +236,9 @@ class Session:
         if asked.chances is not None:
             facts["probability"] = float(asked.chances[i])
             said += f" ({100 * facts['probability']:.3g} %)"
-        return clean(f"{said}, explained {aim}: {model.output} {show(facts['score'])}"), facts
+        known = aim == answer and model.output == "probability"
+        tail = "" if known else f", explained {aim}: {model.output} {show(facts['score'])}"
+        return clean(said + tail), facts
 
 
 def _about(one: Explainer) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 BOUNDED = ("segment", "patch")
 """Units of an image whose edges are drawn."""
+ROUNDING = 1e-12
+"""Share of the score below which all contributions together are rounding."""
 PERCENT = ("relative_", "share_")
 """Quality numbers that are shares begin like this."""
 
@@ -61,6 +63,7 @@ class AttributionReader:
             row: x, values, target and, where they are known, prediction, label, score, base_value, error, feature, parts,
                 quality_NAME.
         """
+        row = _without_rounding(row)
         sample = Sample(self._title(row), right)
         aim = named(row.get("target"), self.classes) if self.classes else ""
         match self.kind:
@@ -85,7 +88,7 @@ class AttributionReader:
         if self.kind == "text":
             tokens = words_of(shaded(row["x"], row["values"], row.get("feature"))[0], most)
             return [Part(token.text.strip(), token.value) for token in tokens]
-        values = np.nan_to_num(np.asarray(row["values"], dtype=float))
+        values = np.nan_to_num(np.asarray(_without_rounding(row)["values"], dtype=float))
         if self.kind not in ("image", "series") or values.ndim < 2:
             names, cells = self._columns(row["x"])
             return [Part(names[i], float(values.flat[i]), cells[i]) for i in _largest(values, most)]
@@ -153,6 +156,16 @@ class AttributionReader:
         ]
 
 
+def _without_rounding(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with contributions of no more than rounding as zero: on a scale of their own they would look like much."""
+    import numpy as np
+
+    values = np.asarray(row["values"])
+    if "score" not in row or np.abs(np.nan_to_num(values)).max(initial=0.0) > ROUNDING * abs(float(row["score"])):
+        return dict(row)
+    return {**row, "values": np.zeros_like(values)}
+
+
 def _largest(amounts: NDArray[Any], most: int) -> list[int]:
     """Positions of the largest amounts by size, in flat order among equals; none of zero."""
     import numpy as np
@@ -163,12 +176,16 @@ def _largest(amounts: NDArray[Any], most: int) -> list[int]:
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:
     """What is known of the attribution: score, error, and how good it is."""
-    found = [
-        f"{name.replace('_', ' ')} {number(row[name])}" for name in ("score", "base_value", "error") if name in row
-    ]
+    found = [f"{name.replace('_', ' ')} {number(row[name])}" for name in ("score", "base_value") if name in row]
+    if "error" in row:
+        found.append(f"error {_short(row['error'])}")
     for name in sorted(name for name in row if name.startswith("quality_")):
         what = name.removeprefix("quality_")
-        share = what.startswith(PERCENT)
-        written = f"{number(100 * row[name])}\u00a0%" if share else number(row[name])
+        written = f"{_short(100 * row[name])}\u00a0%" if what.startswith(PERCENT) else _short(row[name])
         found.append(f"{clean(what).replace('_', ' ')} {written}")
     return found
+
+
+def _short(value: Any) -> str:
+    """Two digits: an error and a quality are no more exact."""
+    return number(float(f"{float(value):.2g}"))

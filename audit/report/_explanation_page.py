@@ -120,6 +120,8 @@ class ExplanationFolder:
             np.savez_compressed(self.path / f"{one}.npz", meta=np.array(canonical_json(full)), **dict(row))
             sample = reader.sample({key: value for key, value in row.items() if key != "label"})
             sample.title = method.label
+            if samples:
+                sample.pictures = sample.pictures[1:]  # the input stands beside the first
             samples.append(sample)
             files += [f"{one}.png", f"{one}.npz"]
             pairs.append((reader, method.label, row))
@@ -138,7 +140,11 @@ class ExplanationFolder:
         return stem
 
     def close(self, finished: bool) -> None:
-        """Write the page and the manifest."""
+        """Write the page and the manifest; of nothing but an unfinished beginning nothing stays."""
+        if not finished and not self._inputs:
+            (self.path / "manifest.json").unlink(missing_ok=True)
+            self.path.rmdir()
+            return
         self._write("finished" if finished else "interrupted")
         write_atomically(self.path / "index.html", self._html(finished))
 

@@ -71,10 +71,17 @@ def _images(
     x = planes(found[0][1]["x"])
     low, high = bounds or (float(x.min()), float(x.max()))
     axes = _row(figure, 1 + len(found), 3.1, 3.3 * x.shape[0] / x.shape[1])
-    axes[0].imshow(
-        np.clip((x - low) / ((high - low) or 1.0), 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest"
+    shown = axes[0].imshow(
+        np.clip(x, low, high) if x.ndim == 2 else np.clip((x - low) / ((high - low) or 1.0), 0, 1),
+        cmap="gray",
+        vmin=low,
+        vmax=high,
+        interpolation="nearest",
     )
     axes[0].set_title("input")
+    below = {"location": "bottom", "shrink": 0.9, "aspect": 28, "pad": 0.03}
+    bar = figure.colorbar(shown, ax=axes[0], label="input", **below)
+    bar.ax.set_visible(x.ndim == 2)  # of a colour image it keeps the pictures level
     colours = ListedColormap(palette() / 255, name="audit")
     for place, (label, row) in zip(axes[1:], found, strict=True):
         total = np.nan_to_num(summed(row["values"]))
@@ -83,7 +90,7 @@ def _images(
         if "feature" in row and reader.unit in BOUNDED:
             _edges(place, plane_of(row["feature"]))
         place.set_title(clean(label))
-        figure.colorbar(drawn, ax=place, location="bottom", shrink=0.9, aspect=28, pad=0.03, label=_sides(reader))
+        figure.colorbar(drawn, ax=place, label=_sides(reader), **below)
     for place in axes:
         place.set_xticks([])
         place.set_yticks([])
