@@ -26,6 +26,9 @@ Absent = Literal["auto", "background"] | Baseline
 """What absent features take: ``background``, the values of background rows, one row after the other; or those of a baseline.
 ``auto``: blanks in a text, else background rows."""
 
+_LARGE = 256
+"""Elements of an input from which on mixtures are made run by run."""
+
 Present = Callable[["Tensor", "Tensor"], "Tensor"]
 """(place of the row among those asked about, number of the coalition), ``(P,)`` each → which players are there, ``(P, M)`` bool."""
 
@@ -79,13 +82,12 @@ class Game(ABC):
         step = rows_per_pass(self.model, gradients=False)
         for first in range(0, asked * others, step):
             index = torch.arange(first, min(first + step, asked * others), device=self.x.device)
-            asking, other = index // others, index % others
-            place = asking // coalitions
-            there, row = present(place, asking % coalitions), rows[place]
+            place, other, coalition = index // (others * coalitions), index // coalitions % others, index % coalitions
+            there, row = present(place, coalition), rows[place]
             there = pad(there, (0, self.most - there.shape[1]))
             scores = self.model.target_score(self.mixed(row, other, there), self.target[row])
             self.model.check_finite(scores)
-            found.index_add_(0, asking, scores.to(found))
+            found.index_add_(0, place * coalitions + coalition, scores.to(found))
         return (found / others).reshape(len(rows), coalitions)
 
     def score(self) -> Tensor:
@@ -134,12 +136,43 @@ class FeatureGame(Game):
         self.players = features if dummies else _varying(features, x, absent)
         super().__init__(model, x, target, absent, self.players.count)
         self._planes = _one_channel(self.players)
+        self._room = x.new_empty((0, *x.shape[1:]))
 
     def mixed(self, row: Tensor, other: Tensor, present: Tensor) -> Tensor:
         """See `Game.mixed`."""
         import torch
 
-        return torch.where(self._planes.elements(present, row), self.x[row], self.absent[row, other])
+        if self.x[0].numel() < _LARGE:
+            return torch.where(self._planes.elements(present, row), self.x[row], self.absent[row, other])
+        return self._mixed_in_runs(row, other, present)
+
+    def _mixed_in_runs(self, row: Tensor, other: Tensor, present: Tensor) -> Tensor:
+        """The same of large inputs, without a copy of each row for each coalition: they would cost more than a small net.
+
+        Coalitions of one row with one absent row lie side by side. Where the mask's bits are ones the input is
+        absent ^ (own ^ absent) = own, else absent; into room that is used again.
+        """
+        import torch
+        from torch.nn.functional import pad
+
+        if len(self._room) < len(row):
+            self._room = self.x.new_empty((len(row), *self.x.shape[1:]))
+        mixed = self._room[: len(row)]
+        bits = getattr(torch, f"int{8 * self.x.element_size()}")
+        own, absent, into = self.x.view(bits), self.absent.view(bits), mixed.view(bits)
+        there = -pad(present, (1, 0), value=True).to(bits)
+        number = self._planes.number
+        runs, lengths = (row * self.absent.shape[1] + other).unique_consecutive(return_counts=True)
+        start = 0
+        for run, length in zip(runs.tolist(), lengths.tolist(), strict=True):
+            at, by = divmod(run, self.absent.shape[1])
+            part = slice(start, start + length)
+            place = number[at].flatten().add(1).expand(length, -1)
+            mask = there[part].gather(1, place).reshape(length, *number.shape[1:])
+            torch.bitwise_and(mask, own[at] ^ absent[at, by], out=into[part])
+            into[part] ^= absent[at, by]
+            start += length
+        return mixed
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def test_rows_share_their_coalitions_whoever_is_there() -> None:
     asked: list[Tensor] = []
 
     def forward(x: Any) -> Any:
-        asked.append(torch.from_numpy(x))
+        asked.append(torch.from_numpy(x.copy()))
         return x.max(axis=1)
 
     model = table(forward, 8, "value")
