@@ -96,7 +96,8 @@ class Infidelity(ExplanationCheck):
         contributions = explainer.complete if self.contributions is None else self.contributions
         perturbing = self._perturbing(model, subject, contributions)
         evidence = AttributionEvidence(ctx, model, subject, name, explainer, self.keep)
-        parts, signed, spaces = [], False, set()
+        parts, signed = [], False
+        spaces: set[OutputSpace] = set()
         for rows, found in explain(explainer, model, subject, ctx):
             parts.append(torch.stack([self._errors(model, subject, rows, found, each, ctx) for each in perturbing], 1))
             signed, spaces = signed or bool((found.values < 0).any()), spaces | {found.space}
@@ -176,7 +177,8 @@ def _scores(model: AuditedModel, x: Tensor, target: Tensor, space: OutputSpace) 
 
     rows = rows_per_pass(model, gradients=False)
     with torch.no_grad():
-        found = torch.cat([score(*part).double() for part in zip(x.split(rows), target.split(rows), strict=True)])
+        parts = zip(torch.split(x, rows), torch.split(target, rows), strict=True)
+        found = torch.cat([score(*part).double() for part in parts])
     model.check_finite(found)
     return found
 

@@ -132,20 +132,19 @@ class Localisation(ExplanationCheck):
 
     def _masked(self, model: AuditedModel, subject: Subject, ctx: Context) -> tuple[Subject, Tensor, tuple[str, ...]]:
         """The rows that are explained, their masks ``(N, *shape)`` bool, and what a reader must know."""
-        from audit.checks.explanation import _masks
+        from audit.checks.explanation._masks import from_file, marked, named_columns, placed
+        from audit.checks.explanation._swaps import word_mask
 
         spec, cautions = model.spec, subject.cautions
         if self.plant is not None:
-            return *_masks.marked(self.plant, subject, model, self.target, ctx), cautions
+            return *marked(self.plant, subject, model, self.target, ctx), cautions
         if self.masks is not None:
-            subject, mask, left_out = _masks.from_file(ctx.base / self.masks, subject, spec)
+            subject, mask, left_out = from_file(ctx.base / self.masks, subject, spec)
             return subject, mask, (*cautions, *left_out)
         if self.region is not None:
-            return subject, _masks.placed(self.region, subject.x, spec), cautions
+            return subject, placed(self.region, subject.x, spec), cautions
         if self.columns:
-            return subject, _masks.named_columns(self.columns, subject.x, spec), cautions
-        from audit.checks.explanation._swaps import word_mask
-
+            return subject, named_columns(self.columns, subject.x, spec), cautions
         if spec.kind != "text":
             raise NotApplicable(f"words are of a text, the input is a {spec.kind}")
         return subject, word_mask(subject.x, frozenset(word.casefold() for word in self.words)), cautions

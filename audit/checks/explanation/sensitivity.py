@@ -99,7 +99,7 @@ class Sensitivity(ExplanationCheck):
         reach = (self.radius * ranges(model.spec, subject.background)).to(x)
         drawn = ctx.rng(ids, "perturbations").uniform((self.draws, *x.shape[1:]), -1.0, 1.0).to(x)
         change = []
-        for pair in torch.arange(len(x) * self.draws, device=x.device).split(max(1, _ELEMENTS // x[0].numel())):
+        for pair in torch.split(torch.arange(len(x) * self.draws, device=x.device), max(1, _ELEMENTS // x[0].numel())):
             row, draw = pair // self.draws, pair % self.draws
             moved = inside(x[row] + reach * drawn[row, draw], model.spec)
             found = explain_changed(explainer, model, subject, rows.start + row, moved, ctx).values.double()
