@@ -96,9 +96,11 @@ class AttributionReader:
             places = summed(values) if self.kind == "image" else values.reshape(-1, values.shape[-1])
             found = {i: [int(at) for at in np.unravel_index(i, places.shape)] for i in _largest(places, most)}
             return [Part(self._place(at), float(places.flat[i])) for i, at in found.items()]
-        number = np.asarray(feature)
-        totals = np.zeros(int(number.max(initial=-1)) + 1)
-        np.add.at(totals, number[number >= 0], values[number >= 0])
+        names, number = np.unique(np.asarray(feature), return_inverse=True)
+        totals = np.zeros(len(names))
+        number = number.reshape(values.shape)
+        np.add.at(totals, number, values)
+        totals[names < 0] = 0.0
         return [Part(self._where(np.argwhere(number == i)), float(totals[i])) for i in _largest(totals, most)]
 
     def _place(self, at: Sequence[int]) -> str:

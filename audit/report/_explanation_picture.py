@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from audit.report._attribution import BOUNDED, AttributionReader
 from audit.report._images import limit_of, meeting, palette, plane_of, planes, summed
-from audit.report._sample import signed
 from audit.report._words import clean
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 DPI = 130
 MAX_BARS = 12
 MAX_CHANNELS = 6
+_LETTERS = 11
+"""Letters of the heading in an inch."""
 _FOR, _AGAINST, _INK = "#a8441a", "#2060a8", "#57606a"
 _STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -54,7 +56,8 @@ def picture(
         warnings.filterwarnings("ignore", message="Glyph")  # a font without the character draws a box
         figure = Figure(dpi=DPI)
         draw(figure, reader, found, bounds)
-        figure.suptitle(clean(heading), fontsize=10, fontweight="bold")
+        wrapped = textwrap.fill(clean(heading), int(_LETTERS * figure.get_figwidth()))
+        figure.suptitle(wrapped, fontsize=10, fontweight="bold")
         figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
 
@@ -180,7 +183,7 @@ def _bars(
                 bar.set(hatch="////", edgecolor="white", linewidth=0)
         names = [f"{part.name[:40]} = {part.value[:16]}" if part.value else part.name[:48] for part in parts]
         place.set_yticks(
-            range(len(parts)), [f"{name}  {signed(part.amount)}" for name, part in zip(names, parts, strict=True)]
+            range(len(parts)), [f"{name}  {part.amount:+.3g}" for name, part in zip(names, parts, strict=True)]
         )
         place.invert_yaxis()
         place.axvline(0, color=_INK, linewidth=0.8)

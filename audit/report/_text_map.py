@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -68,21 +69,21 @@ def shaded(x: NDArray[Any], values: NDArray[Any], feature: NDArray[Any] | None) 
     text = decode(np.asarray(x))
     numbers = _between_spaces(text) if feature is None else np.asarray(feature)[: len(text)].astype(int)
     amounts = np.nan_to_num(np.asarray(values, dtype=float)[: len(text)])
-    known = numbers >= 0
-    totals = np.zeros(int(numbers.max(initial=-1)) + 1)
-    np.add.at(totals, numbers[known], amounts[known])
+    names, place = np.unique(numbers, return_inverse=True)
+    totals = np.zeros(len(names))
+    np.add.at(totals, place, amounts)
+    totals[names < 0] = 0.0
     limit = float(np.abs(totals).max(initial=0.0))
     weightiest = set(np.argsort(-np.abs(totals), kind="stable")[:NUMBERED].tolist())
-    ends = np.flatnonzero(np.diff(numbers)) + 1
+    ends = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(text)]
     pieces = []
-    for start, stop in zip([0, *ends.tolist()], [*ends.tolist(), len(text)], strict=True):
-        run, one = clean(text[start:stop]), int(numbers[start]) if len(text) else -1
-        if one < 0 or not limit:
+    for start, stop in itertools.pairwise(ends if text else []):
+        run, one = clean(text[start:stop]), int(place[start])
+        if numbers[start] < 0 or not limit:
             pieces.append(Token(run))
-        else:
-            total = float(totals[one])
-            token = Token(run, round(total / limit, 4), total)
-            pieces.append(replace(token, numbered=one in weightiest and token.marked and len(run) <= LONGEST))
+            continue
+        token = Token(run, round(float(totals[one]) / limit, 4), float(totals[one]))
+        pieces.append(replace(token, numbered=one in weightiest and token.marked and len(run) <= LONGEST))
     return tuple(_shortened(pieces) if len(text) > MAX_CHARACTERS else pieces), limit
 
 
