@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from audit.rng import ExampleRng
@@ -32,5 +33,11 @@ def drawn(ids: Sequence[str], samples: int, seed: int) -> NDArray[np.int64]:
 
 def shuffled(ids: Sequence[str], seed: int) -> NDArray[np.int64]:
     """Every position once, in the order in which rows are drawn: any number of the first ones is a fair sample."""
+    return _shuffled(tuple(ids), seed)
+
+
+@lru_cache(maxsize=8)  # a stream per row costs seconds of 100,000 rows, and every check of a run asks for the same
+def _shuffled(ids: tuple[str, ...], seed: int) -> NDArray[np.int64]:
     order: NDArray[np.int64] = ExampleRng(seed, "", ids, "samples").uniform(()).argsort(stable=True).numpy()
+    order.setflags(write=False)
     return order
