@@ -21,6 +21,9 @@ _ROUNDS = 20
 _WIDE = 256
 """Inputs with more elements are brought to their principal components."""
 _COMPONENTS = 32
+_ROWS_PER_AXIS = 4
+_CELLS = 8
+"""Side of the grid on which edges of an image are looked for."""
 _BINS = 3
 """Even parts that a regression's answers are cut into, to be compared as classes."""
 
@@ -71,6 +74,55 @@ def learnable(real: NDArray[Any], asked: NDArray[Any], model: AuditedModel, seed
     )  # type: ignore[return-value]
 
 
+def with_edges(flat: NDArray[np.float64], inputs: NDArray[Any], model: AuditedModel) -> NDArray[np.float64]:
+    """Beside an image's numbers how sharply neighbours differ, the most in each cell of a grid: where something was pasted in."""
+    import numpy as np
+    import torch
+
+    if model.spec.kind != "image" or len(model.spec.shape) < 2 or min(model.spec.shape[-2:]) < 2:
+        return flat
+    image = torch.as_tensor(np.asarray(inputs)).float().reshape(len(inputs), -1, *model.spec.shape[-2:])
+    down, across = (image.diff(dim=axis).abs().mean(dim=1, keepdim=True) for axis in (2, 3))
+    steps = torch.maximum(down[..., 1:], across[:, :, 1:])
+    cells = [min(_CELLS, side) for side in steps.shape[-2:]]
+    sharpest = torch.nn.functional.adaptive_max_pool2d(steps, cells)
+    return np.column_stack([flat, sharpest.flatten(1).double().numpy()])
+
+
+class _Together:
+    """How columns go together in real rows: each row along the axes of their correlation, in standard deviations.
+
+    Features taken from another row leave the axes that real rows hardly leave, which a tree over single columns sees late. Only
+    where rows are many enough to know the axes.
+    """
+
+    def __init__(self, real: NDArray[np.float64]) -> None:
+        import numpy as np
+
+        self._axes: NDArray[np.float64] | None = None
+        self._center, scale = np.nanmean(real, axis=0), np.nanstd(real, axis=0)
+        self._scale = np.where(scale > 0, scale, 1.0)
+        if len(real) >= _ROWS_PER_AXIS * real.shape[1]:
+            variance, axes = np.linalg.eigh(
+                np.cov(self._standard(real).T.reshape(real.shape[1], -1)).reshape(2 * [real.shape[1]])
+            )
+            self._axes = axes / np.sqrt(np.maximum(variance, 1e-6))
+
+    def _standard(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        import numpy as np
+
+        return np.nan_to_num((rows - self._center) / self._scale)
+
+    def __call__(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The columns, and beside them the place along each axis and the distance from the centre."""
+        import numpy as np
+
+        if self._axes is None:
+            return rows
+        along = self._standard(rows) @ self._axes
+        return np.column_stack([rows, along, np.linalg.norm(along, axis=1)])
+
+
 def told_apart(samples: Samples, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Score of being asked rather than real, of each real ``(M,)`` and each asked input ``(Q,)``: a forest on held-out folds."""
     import numpy as np
@@ -81,11 +133,12 @@ def told_apart(samples: Samples, seed: int) -> tuple[NDArray[np.float64], NDArra
         forest = RandomForestClassifier(_TREES, min_samples_leaf=2, class_weight="balanced", random_state=seed)
         known_real, known_asked = samples.real[samples.real_fold != fold], samples.asked[samples.asked_fold != fold]
         aim = np.repeat([0, 1], [len(known_real), len(known_asked)])
-        forest.fit(np.concatenate([known_real, known_asked]), aim)
+        together = _Together(known_real)
+        forest.fit(together(np.concatenate([known_real, known_asked])), aim)
         here, there = samples.real_fold == fold, samples.asked_fold == fold
         for scores, rows, chosen in ((real, samples.real, here), (asked, samples.asked, there)):
             if chosen.any():
-                scores[chosen] = forest.predict_proba(rows[chosen])[:, 1]
+                scores[chosen] = forest.predict_proba(together(rows[chosen]))[:, 1]
     return real, asked
 
 
@@ -131,7 +184,7 @@ def learned(samples: Samples, real: NDArray[Any], asked: NDArray[Any], seed: int
         here, there = samples.real_fold == fold, samples.asked_fold == fold
         kinds = (
             RandomForestClassifier(_TREES, min_samples_leaf=2, random_state=seed),
-            HistGradientBoostingClassifier(max_iter=_ROUNDS, min_samples_leaf=5, random_state=seed),
+            HistGradientBoostingClassifier(max_iter=_ROUNDS, max_leaf_nodes=15, min_samples_leaf=5, random_state=seed),
         )
         for number, kind in enumerate(kinds, 1):
             one_answer = len(np.unique(real[known])) == 1

@@ -32,7 +32,8 @@ class Fairwashing(ExplanationCheck):
     An explainer that takes features away asks the model about rows that do not occur. A model that recognises them can answer by an
     innocent rule there, be biased on real rows, and get a clean explanation. Three numbers, each by itself:
 
-    ``perturbation_auc``: how well a random forest tells what the explainer asks from real rows, on held-out rows. Near 1, a model
+    ``perturbation_auc``: how well a random forest tells what the explainer asks from real rows, on held-out rows, by columns and by
+    how they go together. Near 1, a model
     could hide; 0.5, it could not. A property of explainer and data, high for most, and no accusation.
 
     ``behaviour_change``: does this model answer what is asked by another rule than real rows? Two surrogates learn its answers on
@@ -155,13 +156,14 @@ class Fairwashing(ExplanationCheck):
     ) -> Iterator[Measurement]:
         import numpy as np
 
-        from audit.checks.explanation._real_or_perturbed import Samples, learnable, learned, told_apart
+        from audit.checks.explanation._real_or_perturbed import Samples, learnable, learned, told_apart, with_edges
         from audit.stats import auc
 
         seed, row = ctx.number("forests"), asked.row.numpy()
-        flat_real, flat_asked = learnable(real.cpu().numpy(), asked.x.cpu().numpy(), model, seed)
-        samples = Samples(flat_real, flat_asked, fold, fold[row])
-        real_scores, asked_scores = told_apart(samples, seed)
+        inputs = real.cpu().numpy(), asked.x.cpu().numpy()
+        plain = learnable(*inputs, model, seed)
+        edged = (with_edges(flat, part, model) for flat, part in zip(plain, inputs, strict=True))
+        real_scores, asked_scores = told_apart(Samples(*edged, fold, fold[row]), seed)
         rows_asked = len(np.unique(row))
         ctx.progress(1, 2, "forests grown")
         yield Measurement(
@@ -171,6 +173,7 @@ class Fairwashing(ExplanationCheck):
             evidence=(_roc(ctx, asked_scores, real_scores), *shown),
             cautions=subject.cautions,
         )
+        samples = Samples(*plain, fold, fold[row])
         answers = learned(samples, _answers(model, real), _answers(model, asked.x), seed)
         on_real, on_asked = answers.agreement()
         counts = np.bincount(row, minlength=len(subject.batch))

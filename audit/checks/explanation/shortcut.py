@@ -131,25 +131,25 @@ class Shortcut(Check):
         batch = sample(data.test, self.samples, ctx)
         told: list[Told] = []
         if self.group is not None:
-            told = self._told(model, data, ctx)
+            told = self._told(self.group, model, data, ctx)
             yield from _proxy_measurements(told, model)
         part = self._part(model, told)
         yield from self._exchange(model, data, batch, part, ctx)
         if self.explainer is not None:
             yield from self._relevance(self.explainer, model, data, part, ctx)
 
-    def _told(self, model: AuditedModel, data: AuditData, ctx: Context) -> list[Told]:
+    def _told(self, attribute: str, model: AuditedModel, data: AuditData, ctx: Context) -> list[Told]:
         from audit.checks.explanation._columns import column_names
         from audit.checks.explanation._proxies import proxies
 
         names = column_names(model, "a group's proxies")
-        if self.group not in data.test.groups:
+        if attribute not in data.test.groups:
             known = ", ".join(sorted(data.test.groups)) or "none"
-            raise UserError(f"data '{data.source}' has no protected attribute '{self.group}'; it has: {known}")
-        x, group = data.test.x.astype("float64"), data.test.groups[self.group].astype(str)
+            raise UserError(f"data '{data.source}' has no protected attribute '{attribute}'; it has: {known}")
+        x, group = data.test.x.astype("float64"), data.test.groups[attribute].astype(str)
         found = proxies(x, group, range(len(names)), ctx.number("folds"))
         if not found:
-            raise UserError(f"attribute '{self.group}' has no two values in enough rows to tell them apart")
+            raise UserError(f"attribute '{attribute}' has no two values in enough rows to tell them apart")
         return found
 
     def _part(self, model: AuditedModel, told: list[Told]) -> _Part:

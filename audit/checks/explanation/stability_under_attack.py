@@ -309,11 +309,18 @@ def _worse(one: _Worst, other: _Worst) -> _Worst:
     tied = (other.intersection == one.intersection) & (other.correlation < one.correlation)
     taken = (other.intersection < one.intersection) | tied
 
-    def chosen(name: str) -> Tensor:
-        first, second = getattr(one, name), getattr(other, name)
+    def chosen(first: Tensor, second: Tensor) -> Tensor:
         return torch.where(taken.to(first.device).reshape(-1, *[1] * (first.dim() - 1)), second, first)
 
-    return replace(one, **{field.name: chosen(field.name) for field in fields(_Worst) if field.name != "space"})
+    return replace(
+        one,
+        x=chosen(one.x, other.x),
+        values=chosen(one.values, other.values),
+        intersection=chosen(one.intersection, other.intersection),
+        correlation=chosen(one.correlation, other.correlation),
+        changed=chosen(one.changed, other.changed),
+        size=chosen(one.size, other.size),
+    )
 
 
 def _measurements(
