@@ -172,12 +172,17 @@ def _grown_xgboost(booster: Any, rows: NDArray[np.float64], labels: NDArray[Any]
 def _grown_lightgbm(booster: Any, rows: NDArray[np.float64], labels: NDArray[Any]) -> Any:
     import lightgbm
 
-    kept = {name: value for name, value in booster.params.items() if name not in ("verbosity", "categorical_feature")}
+    elsewhere = ("num_iterations", "categorical_feature")
+    kept = {name: value for name, value in booster.params.items() if name not in elsewhere}
     text = booster.dump_model()
-    parameters = {
-        **kept, "objective": text["objective"].split()[0], "verbosity": -1, "num_threads": 1, "seed": 0,
+    own = {
+        "objective": text["objective"].split()[0],
+        "verbosity": -1,
+        "num_threads": 1,
+        "seed": 0,
         "deterministic": True,
-    }  # fmt: skip
+    }
+    parameters = {**kept, **own}
     if text["num_class"] > 1:
         parameters["num_class"] = text["num_class"]
     categorical = booster.params.get("categorical_feature") or "auto"

@@ -38,9 +38,9 @@ class Randomisation(ExplanationCheck):
 
     What the input alone gives is measured too: `between_random` is the same correlation between two models that have both learnt
     nothing. Values that are multiplied by the input's distance to a baseline (integrated gradients, Shapley values) are large where
-    that is large, whatever the model: of a small CNN on digits, two random models' integrated gradients correlate by 0.90 in
-    size over all pixels, by 0.38 over those that are not 0 in both maps, and by 0 with their signs. For such explainers gate
-    `signed_rank_correlation`, which an edge detector and a constant map miss all the same.
+    that is large, whatever the model: of a small CNN on digits, integrated gradients correlate with those of a random model by 0.90
+    in size over all pixels (two random models do, too), by 0.37 over those that are not 0 in both maps, and by 0 with their signs.
+    For such explainers gate `signed_rank_correlation`, which an edge detector and a constant map miss all the same.
 
     `parameters` suits explainers of torch modules, `data` also scikit-learn's estimators and boosters. A reader of a map that
     fails sees edges and strokes, and takes them for reasons.
@@ -161,7 +161,9 @@ class Randomisation(ExplanationCheck):
         name, explainer = build_explainer(self.explainer)
         keep = self.keep if file else 0
         own = AttributionEvidence(ctx, model, subject, name, explainer, keep, file)
-        anew = AttributionEvidence(ctx, model, subject, name, explainer, keep, f"{file}-randomised")
+        anew = AttributionEvidence(
+            ctx, model, subject, f"{name} of a random model", explainer, keep, f"{file}-randomised"
+        )
         parts = []
         for together in zip(*(explain(explainer, each, subject, ctx) for each in (model, *others)), strict=True):
             rows, maps = together[0][0], [found for _, found in together]

@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from planted_maps import install
 from pydantic import ValidationError
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from texts import LENGTH, reviews
 from torch import Tensor, nn
 from toys import SmallCnn, audited, batch, context, data, digits, trained_cnn
 
@@ -29,8 +33,10 @@ from audit.finding import Measurement
 from audit.gate import Gate
 from audit.model import AuditedModel, Capability, Field, InputSpec, implied
 from audit.parameters import NotApplicable, UserError
+from audit.registry.loaders.skops import row_layout
 from audit.run_folder import Evidence
 from audit.scenario import parse
+from audit.text import encode
 
 GRADIENT = {"saliency": {"absolute": False}}
 DEFAULT = Gate.parse("<= 0.5")
@@ -232,6 +238,16 @@ def test_only_the_chosen_layers_are_anew_and_the_model_stays() -> None:
     assert weights[3]["scale"].tolist() != [0, 1, 2, 3]
 
 
+def test_layers_initialise_themselves_where_they_know_how() -> None:
+    """All alike, shuffled weights would be the same."""
+    module, model, x = crooked()
+    module.head.weight.fill_(5)
+    other = randomised(model, layers_from_top(model, x)[:1], x, seed=0)
+    assert other.module is not None
+    weight = other.module.head.weight  # type: ignore[union-attr]
+    assert float(weight.abs().max()) <= 1 / np.sqrt(8)  # type: ignore[union-attr]
+
+
 def test_batch_normalisation_learns_the_new_statistics() -> None:
     _, model, x = crooked()
     other = randomised(model, layers_from_top(model, x), x, seed=0)
@@ -365,6 +381,42 @@ def test_estimators_are_fitted_again(estimator: Any, tmp_path: Path) -> None:
     assert torch.equal(model.scores(torch.from_numpy(rows.test.x)), before)
     forest = type(estimator) is RandomForestClassifier
     assert forest != any("learnt" in caution for caution in found["data_rank_correlation", ""].cautions)
+
+
+def test_estimators_are_fed_again_what_they_were_fed(tmp_path: Path) -> None:
+    """A data frame with categories under their names; a list of texts."""
+    rng = np.random.default_rng(0)
+    spec = InputSpec(
+        fields=(Field(name="age", kind="number"), Field(name="job", kind="category", categories=("clerk", "smith")))
+    )
+    x = np.stack([rng.normal(size=120), rng.integers(0, 2, 120)], axis=1)
+    labels = x[:, 1].astype(np.int64)
+    frame = pd.DataFrame({"job": np.array(["clerk", "smith"], dtype=object)[labels], "age": x[:, 0]})
+    encode_jobs = ColumnTransformer([("jobs", OneHotEncoder(), ["job"])], remainder="passthrough")
+    texts, kinds = reviews()
+    said = InputSpec(fields=(Field(name="said", kind="text", shape=(LENGTH,)),))
+    cases = [
+        (make_pipeline(encode_jobs, RandomForestClassifier(20, random_state=0)).fit(frame, labels), spec, x, labels),
+        (
+            make_pipeline(TfidfVectorizer(), LogisticRegression(C=10)).fit(texts, kinds),
+            said,
+            encode(texts, LENGTH),
+            kinds,
+        ),
+    ]
+    for estimator, own, inputs, known in cases:
+        layout = row_layout(estimator, own, "toy")
+        model = AuditedModel(
+            name="toy", digest="", task="classification", classes=("0", "1"), output="probability", spec=own,
+            capabilities=implied("probability", gradients=False, layers=False), native=estimator,
+            forward=lambda z, e=estimator, lay=layout: torch.as_tensor(e.predict_proba(lay(z.numpy()))),
+        )  # fmt: skip
+        rows = batch(inputs, known.astype(np.int64))
+        other, learnt = retrained(model, rows, context(tmp_path), epochs=1)
+        right = [float(m.correct(rows).double().mean()) for m in (model, other)]
+        assert right[0] > 0.95
+        assert abs(right[1] - 0.5) < 0.25
+        assert learnt > 0.6
 
 
 @pytest.mark.parametrize("library", ["xgboost", "lightgbm"])
