@@ -108,11 +108,13 @@ def _performance(card: ModelCard) -> list[str]:
 def _explanation(card: ModelCard, offers: frozenset[Capability]) -> list[str]:
     if Capability.GRADIENTS in offers:
         explainer = "integrated_gradients"
+    elif Capability.EMBEDDINGS in offers:
+        explainer = "layer_integrated_gradients"
     elif offers & {Capability.PROBABILITIES, Capability.VALUES}:
         explainer = "shap_values"
     else:
         return ["  # Explanation: labels alone give nothing to attribute.", ""]
-    return [
+    lines = [
         "  # Do attributions name the inputs that the answer rests on (deletion and insertion against random orders)?",
         f"  - explanation.faithfulness: {{explainer: {explainer}, samples: 100}}",
         '    require: {deletion_gain: "> 0", insertion_gain: "> 0"}',
@@ -120,26 +122,46 @@ def _explanation(card: ModelCard, offers: frozenset[Capability]) -> list[str]:
         "  # Do they add up to the answer?",
         f"  - explanation.completeness: {{explainer: {explainer}, samples: 100}}",
         "    severity: low",
-        "",
     ]
+    if Capability.LAYERS in offers:
+        lines += [
+            "  # Do they owe anything to what the model learnt? Its layers are randomised from the top down; a map that stays is no explanation.",
+            f"  - explanation.randomisation: {{explainer: {explainer}, samples: 100}}",
+            "    severity: medium",
+        ]
+    if card.spec.tabular:
+        lines += [
+            '  # Which columns does it lean on? Gate a rank where one must not lead: "rank[feature=age]": "> 3".',
+            "  - explanation.importance: {}",
+            "    severity: medium",
+        ]
+    return [*lines, ""]
 
 
 def _robustness(card: ModelCard, offers: frozenset[Capability]) -> list[str]:
-    bounds = card.spec.bounds
     if card.task != "classification":
         return []
-    if bounds is None or card.spec.tabular:
+    if card.spec.kind == "text":
         return [
-            "  # Robustness: norm-bounded attacks need one pair of bounds for the whole input; a table has none.",
+            "  # How many texts stay right when three words are mistyped or written in letters that look the same?",
+            "  - robustness.evasion: {attacks: [character_edits: {max_edits: 3}], queries: 500, samples: 200}",
+            '    require: {robust_accuracy: ">= 0.50"}',
+            "    severity: high",
             "",
         ]
+    bounds = card.spec.bounds
+    if card.spec.tabular:
+        return [
+            "  # How many rows change their answer when somebody changes what is in their hands? Name what is not: immutable: [..].",
+            "  - robustness.evasion: {attacks: [tabular], samples: 100}",
+            "    severity: high",
+            "",
+        ]
+    if bounds is None:
+        return ["  # Robustness: norm-bounded attacks need one pair of bounds for the whole input; declare them.", ""]
     eps = 8 / 255 * (bounds[1] - bounds[0])
     attack = (
-        "pgd"
-        if Capability.GRADIENTS in offers
-        else "art.square_attack"
-        if Capability.PROBABILITIES in offers
-        else "art.hop_skip_jump"
+        "pgd" if Capability.GRADIENTS in offers else "square" if Capability.PROBABILITIES in offers else "hop_skip_jump"
     )
     return [
         f"  # How much accuracy is left under attack? eps is in the units you feed ({bounds[0]:g} to {bounds[1]:g}); this is 8/255 of them.",

@@ -16,6 +16,7 @@ from audit.starter import starter
 
 IMAGE = InputSpec(fields=(Field(name="image", kind="image", shape=(1, 8, 8), bounds=(0, 16)),))
 TABLE = InputSpec(fields=(Field(name="income", kind="number"), Field(name="age", kind="number")))
+TEXT = InputSpec(fields=(Field(name="text", kind="text", shape=(80,)),))
 
 
 def card(
@@ -30,10 +31,11 @@ def card(
 @pytest.mark.parametrize(
     ("made", "wanted", "unwanted"),
     [
-        (card(), ["integrated_gradients", "attacks: [pgd]", "membership_inference"], []),
-        (card("probability", gradients=False), ["shap_values", "art.square_attack"], ["pgd"]),
-        (card("label", gradients=False), ["art.hop_skip_jump"], ["faithfulness", "membership_inference"]),
-        (card(spec=TABLE), ["faithfulness"], ["robustness.evasion:"]),
+        (card(), ["integrated_gradients", "randomisation", "attacks: [pgd]", "membership_inference"], []),
+        (card("probability", gradients=False), ["shap_values", "attacks: [square]"], ["pgd", "randomisation"]),
+        (card("label", gradients=False), ["attacks: [hop_skip_jump]"], ["faithfulness", "membership_inference"]),
+        (card(spec=TABLE), ["faithfulness", "explanation.importance", "attacks: [tabular]"], ["eps"]),
+        (card("probability", gradients=False, spec=TEXT), ["shap_values", "character_edits"], ["importance", "eps"]),
         (
             card("value", gradients=False, spec=TABLE, task="regression"),
             ["performance.regression"],
