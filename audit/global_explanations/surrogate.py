@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from audit.model import InputSpec
 
 
+_ROUNDS = 1000
+"""Of boosting: a model's answers have no noise, so that stopping when nothing improves would hardly ever come."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """A leaf of a surrogate tree.
@@ -146,6 +150,8 @@ class BoostingSurrogate:
             feature_types=["nominal" if field.kind == "category" else "continuous" for field in spec.fields],
             interactions=0 if self._classes and len(values) > 2 else interactions,
             outer_bags=4,
+            learning_rate=0.05,
+            max_rounds=_ROUNDS,
             n_jobs=1,
             random_state=seed,
         )

@@ -306,5 +306,6 @@ def _table(
         p_value_holm=adjusted,
         separability=[float(found[test.concept].accuracy.mean()) for test in tests],
         scores=[test.own.score.tolist() for test in tests],
+        scores_of_random_directions=[test.random.score.tolist() for test in tests],
     )
     return writer.ref
