@@ -11,6 +11,7 @@ from audit.explainers._passes import rows_per_pass
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from audit.explainers import Attribution
     from audit.explainers._features import Features
     from audit.model import AuditedModel
     from audit.rng import ExampleRng
@@ -22,7 +23,7 @@ def ranks_by(values: Tensor, features: Features, rng: ExampleRng) -> Tensor:
 
     known = features.known().to(values.device)
     totals = torch.where(known, features.total(values), -torch.inf)
-    noise = _noise((), features, rng).to(values.device).argsort(dim=1)
+    noise = _noise(features, rng).to(values.device).argsort(dim=1)
     order = totals.gather(1, noise).argsort(dim=1, descending=True, stable=True)
     return noise.gather(1, order).argsort(dim=1)
 
@@ -35,8 +36,50 @@ def random_ranks(features: Features, orders: int, rng: ExampleRng) -> Tensor:
     """
     import torch
 
-    drawn = _noise((orders // 2,), features, rng).argsort(dim=2).argsort(dim=2)
+    drawn = _noise(features, rng, orders // 2).argsort(dim=2).argsort(dim=2)
     return torch.cat([drawn, reverse(drawn, features)], dim=1)
+
+
+def dealt_ranks(found: Attribution, features: Features, orders: int, rng: ExampleRng) -> Tensor:
+    """``(N, orders, F)`` ranks by the explanation's own values, dealt anew to its features; the second half the reverse of the first.
+
+    What has more elements, a long word or a large segment, has a larger total under any map whose values are mostly of one sign,
+    and often more to say as well: against random orders, a map that knows nothing would look faithful. Against its own values at
+    random places it gains nothing.
+    """
+    import torch
+
+    own = found.features if found.features is not None else _each_element(features)
+    totals = own.total(found.values)
+    drawn = []
+    for _ in range(orders // 2):
+        deal = _noise(own, rng).to(totals.device).argsort(dim=1)
+        drawn.append(ranks_by(own.spread(totals.gather(1, deal)), features, rng))
+    first = torch.stack(drawn, dim=1)
+    return torch.cat([first, reverse(first, features)], dim=1)
+
+
+def alike(found: Attribution, features: Features) -> bool:
+    """Whether dealing an explanation's values anew puts the features in any order with the same chance: they are what has values,
+    or all are of one size, and every element has a value of its own."""
+    import torch
+
+    if found.features is not None:
+        same = found.features.unit == features.unit
+        return same and torch.equal(found.features.number, features.number.to(found.features.number.device))
+    if features.unit in ("word", "segment"):  # of one size by chance, if at all
+        return False
+    sizes = torch.bincount(features.number[0].flatten() + 1)[1:] if len(features.number) else features.count
+    return bool((sizes == sizes[:1]).all())
+
+
+def _each_element(features: Features) -> Features:
+    """Every element of a feature by itself."""
+    from audit.explainers._features import Features
+
+    held = features.number.flatten(1) >= 0
+    number = (held.long().cumsum(dim=1) - 1).masked_fill(~held, -1)
+    return Features(number.reshape(features.number.shape), held.sum(dim=1), "element")
 
 
 def reverse(ranks: Tensor, features: Features) -> Tensor:
@@ -48,7 +91,7 @@ def reverse(ranks: Tensor, features: Features) -> Tensor:
     return torch.where(features.known().to(ranks.device).reshape(*shape, -1), backwards, ranks)
 
 
-def _noise(draws: tuple[int, ...], features: Features, rng: ExampleRng) -> Tensor:
+def _noise(features: Features, rng: ExampleRng, *draws: int) -> Tensor:
     """Uniform numbers ``(N, *draws, F)``, 1 where a row has no such feature.
 
     As many are drawn as a row has places: what a row gets must not hang on how many features its neighbours have.

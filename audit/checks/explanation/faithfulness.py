@@ -37,11 +37,14 @@ class Faithfulness(ExplanationCheck):
     """Deletion and insertion against random order.
 
     Features are taken away in the order of their attributions, and the probability of the explained class (the value of a
-    regression) is followed: the area under that curve is compared, row by row, with the area under random orders of the same
-    features of the same row. Deletion gain = random − explained, when the most important go first; insertion gain = explained
-    − random, when only the most important are there. 0 is what a map without any relation to the model gets: a random or a
-    constant one misses a gate such as ``deletion_gain: "> 0.02"``. Images lose pixels in all channels at once, tables columns,
-    series single values, texts words; or what `unit` says.
+    regression) is followed: the area under that curve is compared, row by row, with the area under orders of the same features
+    that know nothing. Deletion gain = random − explained, when the most important go first; insertion gain = explained −
+    random, when only the most important are there. Images lose pixels in all channels at once, tables columns, series single
+    values, texts words; or what `unit` says.
+
+    Orders that know nothing are random ones; where features differ in size (words, segments), the map's own values dealt anew to
+    its features: a large one has a large total under any map. So 0 is what a map without any relation to the model gets, and a
+    random or a constant one misses a gate such as ``deletion_gain: "> 0.02"``.
 
     A removed feature leaves an input that the model may never have seen, and what it answers there depends on the replacement:
     so there are at least two, and the undivided gain is their mean. Single pixels leave a picture like no other; patches and
@@ -129,21 +132,28 @@ class Faithfulness(ExplanationCheck):
         baselines: tuple[Replacement, ...],
         ctx: Context,
     ) -> Tensor:
-        """``(N, B, 3, K)`` scores as features leave by B replacements: most important first, least important first, and the mean
-        over random orders."""
+        """``(N, B, 4, K)`` scores as features leave by B replacements: most important first, least important first, and what either
+        is compared with, the mean over orders that know nothing."""
         import torch
 
-        from audit.checks.explanation._removal import random_ranks, ranks_by, remove, reverse
+        from audit.checks.explanation._removal import alike, dealt_ranks, random_ranks, ranks_by, remove, reverse
 
         x, ids = subject.x[rows], subject.batch.ids[rows]
         first = ranks_by(found.values.to(x.device), features, ctx.rng(ids, "ties"))[:, None]
-        orders = random_ranks(features, self.random_orders, ctx.rng(ids, "random orders")).to(x.device)
+        either_way, streams = alike(found, features), ctx.rng(ids, "random orders")
+        orders = (
+            random_ranks(features, self.random_orders, streams)
+            if either_way
+            else dealt_ranks(found, features, self.random_orders, streams)
+        ).to(x.device)
         ranks = torch.cat([first, reverse(first, features), orders], dim=1)
         by_baseline = []
         for baseline in baselines:
             replaced = _replacement(baseline, x, subject.background, model.spec, ctx, ids)
             scores = remove(model, x, replaced, subject.target[rows], features, ranks, counts).scores
-            by_baseline.append(torch.cat([scores[:, :2], scores[:, 2:].mean(dim=1, keepdim=True)], dim=1))
+            halves = scores[:, 2:].unflatten(1, (2, -1)).mean(dim=2)
+            controls = halves.mean(dim=1, keepdim=True).expand_as(halves) if either_way else halves
+            by_baseline.append(torch.cat([scores[:, :2], controls], dim=1))
         return torch.stack(by_baseline, dim=1)
 
     def _cautions(self, model: AuditedModel, features: Features, incomplete: int) -> Iterator[str]:
@@ -169,12 +179,12 @@ class Faithfulness(ExplanationCheck):
             x_scale="linear", y_scale="linear",
         )  # fmt: skip
         grid, means = _on_one_grid(scores.mean(dim=1), share, self.steps)
-        explained, least_first, random = means.numpy().transpose(1, 0, 2)
+        explained, least_first, random, random_least_first = means.numpy().transpose(1, 0, 2)
         series = {
             "deletion, explained": explained,
             "deletion, random": random,
             "insertion, explained": least_first[:, ::-1],
-            "insertion, random": random[:, ::-1],
+            "insertion, random": random_least_first[:, ::-1],
         }
         number = 0
         for title, curve in series.items():
@@ -189,15 +199,16 @@ class Faithfulness(ExplanationCheck):
 
 
 def _gains(scores: Tensor, share: Tensor) -> dict[str, Tensor]:
-    """Gains ``(N, B)`` from scores ``(N, B, 3, K)`` at the shares ``(N, K)``.
+    """Gains ``(N, B)`` from scores ``(N, B, 4, K)`` at the shares ``(N, K)``.
 
-    Insertion by the explained order is deletion by its reverse, read backwards: the area is the same. So it is of random orders,
-    which come with their reverses.
+    Insertion by an order is deletion by its reverse, read backwards: the area is the same.
     """
     import torch
 
-    explained, least_first, random = torch.trapezoid(scores, share[:, None, None], dim=3).unbind(dim=2)
-    return {"deletion_gain": random - explained, "insertion_gain": least_first - random}
+    explained, least_first, random, random_least_first = torch.trapezoid(scores, share[:, None, None], dim=3).unbind(
+        dim=2
+    )
+    return {"deletion_gain": random - explained, "insertion_gain": least_first - random_least_first}
 
 
 def _on_one_grid(curves: Tensor, share: Tensor, steps: int) -> tuple[Tensor, Tensor]:
