@@ -25,7 +25,7 @@ _FACTORS = {
 """Products, by the places of their factors: linear while one factor at most depends on the input."""
 _ONLY_FIRST = frozenset({"Div", "NativeBatchNorm", "CudnnBatchNorm"})
 """Linear in the first argument alone."""
-_SUFFIX = re.compile(r"Backward\d+$")
+_SUFFIX = re.compile(r"Backward(s|\d+)$")
 
 
 def nonlinear_steps(answer: Tensor, allowed: frozenset[str] = frozenset()) -> list[str]:

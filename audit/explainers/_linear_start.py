@@ -23,6 +23,10 @@ _TOLERANCE = 1e-4
 """Largest deviation from a straight line, as a share of the largest number on it."""
 
 
+_ROWS = 8
+"""Inputs and baselines that are fed in name, to see whether the score is that of the first layer's answer alone."""
+
+
 class _Reached(Exception):
     """The first layer has answered; the rest is not needed."""
 
@@ -34,10 +38,12 @@ class LinearStart:
     Args:
         model: the whole.
         layer: the first layer.
+        in_place: whether what follows writes over the layer's answer (a rectifier in place), and so must be given a copy.
     """
 
     model: AuditedModel
     layer: nn.Module
+    in_place: bool
 
     def enter(self, x: Tensor) -> Tensor:
         """The first layer's answer, ``(N, …)``; the rest of the model is not run."""
@@ -57,9 +63,13 @@ class LinearStart:
         """The target's score of each row, ``(N,)``, with the first layer's answers given.
 
         Args:
-            like: ``(1, *shape)`` an input, fed in name alone.
+            like: ``(1, *shape)`` or one for each: inputs fed in name alone.
         """
-        with _forward(self.layer, lambda *_, **__: entered):
+        import torch
+
+        if torch.is_grad_enabled():
+            self.model.rows_backward += len(entered)
+        with _forward(self.layer, lambda *_, **__: entered.clone() if self.in_place else entered):
             return self.model.target_score(like.expand(len(entered), *like.shape[1:]), target)
 
 
@@ -81,13 +91,18 @@ def linear_start(model: AuditedModel, x: Tensor, start: Tensor, target: Tensor) 
     layer = _first_layer(model, one)
     if layer is None:
         return None
-    cut = LinearStart(model, layer)
+    cut = LinearStart(model, layer, in_place=False)
     backward, forward = model.rows_backward, model.rows_forward
     try:
         with torch.no_grad():
             ends, middle = (cut.enter(origin), cut.enter(one)), cut.enter(torch.lerp(origin, one, 0.375))
             straight = _close(torch.lerp(*ends, 0.375), middle) and torch.equal(ends[1], cut.enter(one))
-            blind = straight and torch.equal(cut.score(middle, aim, one), cut.score(middle, aim, origin))
+            others = torch.cat([one, x[:_ROWS], start[:_ROWS]])
+            same = cut.score(middle.repeat(len(others), *[1] * (middle.ndim - 1)), aim.expand(len(others)), others)
+            blind = straight and _close(same, cut.score(middle.clone(), aim, one).expand_as(same))
+            version = middle._version
+            cut.score(middle, aim, one)
+            cut = LinearStart(model, layer, in_place=middle._version > version)
         if not (blind and len(ends[0]) == 1):
             return None
         with torch.enable_grad():
