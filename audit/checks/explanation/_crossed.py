@@ -46,3 +46,15 @@ def crossed_mean(values: NDArray[np.float64]) -> Mean:
     degrees = max(1.0, variance**2 / float((squares**2 / freedom).sum()))
     widened = stdtrit(degrees, 0.975) / stdtrit(n - 1, 0.975)
     return Mean(value=value, se=float(math.sqrt(variance / (n * m)) * max(1.0, widened)), n=n)
+
+
+def draws_decide(values: NDArray[np.float64]) -> bool:
+    """Whether draws scatter the mean more than rows do, so that more rows would hardly narrow its interval.
+
+    Args:
+        values: ``(N, M)``.
+    """
+    n, m = values.shape
+    if min(n, m) < 2:
+        return False
+    return bool(values.mean(axis=0).var(ddof=1) / m > values.mean(axis=1).var(ddof=1) / n)

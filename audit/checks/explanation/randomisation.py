@@ -82,7 +82,8 @@ class Randomisation(ExplanationCheck):
     randomise: Literal["parameters", "data", "both"] = "parameters"
     """What is made random: the model's parameters, or the labels it is trained on."""
     draws: int = Field(default=5, ge=1)
-    """Random initialisations of the whole model; the stages before use the first."""
+    """Random initialisations of the whole model; the stages before use the first. The interval is over rows and initialisations: two
+    or three of these leave it wide."""
     stages: int = Field(default=4, ge=1)
     """Stages from the top down, of about as many layers each; at most one per layer."""
     over: Literal["nonzero", "all"] = "nonzero"
@@ -245,17 +246,19 @@ def _measured(
     shown: tuple[EvidenceRef, ...],
     cautions: tuple[str, ...] = (),
 ) -> Iterator[Measurement]:
-    from audit.checks.explanation._crossed import crossed_mean
+    from audit.checks.explanation._crossed import crossed_mean, draws_decide
 
     if found.sizes.shape[1] == 1:
         cautions = (*cautions, "of one random model: the interval is over rows alone")
-    for metric, values in (("rank_correlation", found.sizes), ("signed_rank_correlation", found.values)):
+    for metric, each in (("rank_correlation", found.sizes), ("signed_rank_correlation", found.values)):
+        values = each.numpy()
+        wide = ("random models differ more than rows do: more draws narrow the interval, more rows hardly",)
         yield Measurement(
             metric=f"{prefix}{metric}",
-            estimate=crossed_mean(values.numpy()),
+            estimate=crossed_mean(values),
             dims=dims,
-            evidence=(outcomes(ctx, f"{prefix}{metric}", values.mean(dim=1), found.ids, dims), *shown),
-            cautions=(*found.cautions, *cautions),
+            evidence=(outcomes(ctx, f"{prefix}{metric}", each.mean(dim=1), found.ids, dims), *shown),
+            cautions=(*found.cautions, *cautions, *(wide if draws_decide(values) else ())),
         )
 
 

@@ -23,7 +23,7 @@ from texts import LENGTH, reviews
 from torch import Tensor, nn
 from toys import SmallCnn, audited, batch, context, data, digits, trained_cnn
 
-from audit.checks.explanation._crossed import crossed_mean
+from audit.checks.explanation._crossed import crossed_mean, draws_decide
 from audit.checks.explanation._randomised import layers_from_top, randomised
 from audit.checks.explanation._retrained import retrained
 from audit.checks.explanation.randomisation import Randomisation
@@ -137,6 +137,8 @@ def test_the_interval_is_over_rows_and_draws() -> None:
     assert crossed_mean(shared).value == pytest.approx(shared.mean())
     # Nearly all of the spread is between the four draws: the interval is theirs, t on three degrees of freedom.
     assert (high - low) / 2 == pytest.approx(3.182 * over_draws.std(ddof=1) / 2, rel=0.05)
+    assert draws_decide(shared)
+    assert not draws_decide(shared.T[:, :3] + 0.0)
     independent = rng.normal(size=(200, 4))
     low, high = crossed_mean(independent).interval()
     least = 1.97 * independent.std() / np.sqrt(800)  # four draws cannot rule out that they differ
@@ -160,6 +162,15 @@ def test_more_draws_are_more_random_models(tmp_path: Path) -> None:
     assert ("between_random", "") in three
     assert value(one, "rank_correlation") != value(three, "rank_correlation")
     assert any("one random model" in caution for caution in one["rank_correlation", ""].cautions)
+
+
+def test_an_interval_that_rows_would_not_narrow_is_told(tmp_path: Path) -> None:
+    found = measure(GRADIENT, tmp_path, draws=2, stages=1, samples=64)
+    told = {metric: any("more draws" in c for c in m.cautions) for (metric, layer), m in found.items() if not layer}
+    assert told["signed_rank_correlation"]
+    assert not any(
+        "more draws" in c for m in measure("edges", tmp_path, draws=2, stages=1).values() for c in m.cautions
+    )
 
 
 def test_maps_that_become_constant_are_told(tmp_path: Path) -> None:
