@@ -71,6 +71,8 @@ class Edges(Planted):
 class Doubled(Planted):
     """Twice the gradient."""
 
+    slopes: ClassVar[bool] = True
+
     def map(self, model: Any, x: Tensor, target: Tensor, background: Tensor, rng: Any) -> Tensor:
         return 2 * Saliency(absolute=False).run(model, x, target, background, rng).values
 

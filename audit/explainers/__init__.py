@@ -54,6 +54,8 @@ class Explainer(Parameters, ABC):
     needs: ClassVar[frozenset[Capability]]
     complete: ClassVar[bool]
     """Whether values plus base value are meant to add up to the score (the completeness axiom)."""
+    slopes: ClassVar[bool] = False
+    """Whether values are slopes, score per unit of the input, and not contributions to the score."""
 
     @abstractmethod
     def run(self, model: AuditedModel, x: Tensor, target: Tensor, background: Tensor, rng: ExampleRng) -> Attribution:

@@ -27,6 +27,7 @@ class Saliency(Explainer):
 
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.GRADIENTS})
     complete: ClassVar[bool] = False
+    slopes: ClassVar[bool] = True
 
     absolute: bool = True
     """Size of the effect; false keeps its sign."""

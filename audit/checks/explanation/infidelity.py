@@ -77,7 +77,7 @@ class Infidelity(ExplanationCheck):
     """What stands for absence: zero, black (the lower bound), mean (of background rows), blur, a number; blank or unknown of a text.
     auto takes black for an image with bounds, blank for a text, else mean. It should be the explainer's own."""
     contributions: bool | None = None
-    """Whether values are contributions, not slopes; by default where they are meant to add up to the score."""
+    """Whether values are contributions, not slopes; by default what the explainer says of itself (gradients are slopes)."""
     optimal_scaling: bool = False
     """Scale each row's map by what suits it best before it foretells."""
 
@@ -93,7 +93,7 @@ class Infidelity(ExplanationCheck):
 
         name, explainer = build_explainer(self.explainer)
         subject = self.subject(model, data, ctx)
-        contributions = explainer.complete if self.contributions is None else self.contributions
+        contributions = not explainer.slopes if self.contributions is None else self.contributions
         perturbing = self._perturbing(model, subject, contributions)
         evidence = AttributionEvidence(ctx, model, subject, name, explainer, self.keep)
         parts, signed = [], False
