@@ -111,7 +111,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _learn_statistics(model: AuditedModel, modules: list[nn.Module], x: Tensor) -> None:
-    """Running mean and variance of batch normalisations among `modules`, from one pass over `x`."""
+    """Running mean and variance of batch normalisations among `modules`, from one pass over `x`; from one row, none can be had."""
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -120,9 +120,9 @@ def _learn_statistics(model: AuditedModel, modules: list[nn.Module], x: Tensor) 
     for part in norms:
         part.reset_running_stats()
         part.momentum = None  # the plain mean over passes, not a moving one
-        part.train()
+        part.train(len(x) > 1)
     try:
-        if norms:
+        if norms and len(x) > 1:
             with torch.no_grad():
                 model.scores(x[: model.micro_batch])
     finally:

@@ -33,8 +33,8 @@ class Randomisation(ExplanationCheck):
     `parameters`: layers are initialised anew from the output down to the input, one after the other; the undivided number is the
     correlation once all of them are, and `layer` names how far down each stage went. `data`: the model is trained again on
     permuted labels of its training rows, and learns them by heart. The explained class stays the same. A map that depends on the
-    model changes; one that does not change (correlation 1; a constant map, too) shows the input, not the model, and a correlation
-    above 0.5 is a fail by default (a policy). Sizes are compared, and values with their signs.
+    model changes; one that does not change (correlation 1; a constant map, too) shows the input, not the model: a correlation
+    above 0.5 should fail (a policy). Sizes are compared, and values with their signs.
 
     What the input alone gives is measured too: `between_random` is the same correlation between two models that have both learnt
     nothing. Values that are multiplied by the input's distance to a baseline (integrated gradients, Shapley values) are large where
@@ -49,7 +49,7 @@ class Randomisation(ExplanationCheck):
     Kokhlikyan et al. 2021, arXiv:2106.07475.
     Blind spots: passing says that a map depends on the model, not that it is right: noise passes. Rank correlation ranks noisy
     maps above calm ones, and with the top layers alone anew the lower ones still show the input (Binder et al. 2023,
-    arXiv:2211.12486). A label model, and layers that are no modules, stay as they are.
+    arXiv:2211.12486). Of permuted labels only one training is looked at.
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (

@@ -268,6 +268,8 @@ def test_batch_normalisation_learns_the_new_statistics() -> None:
     other.scores(x)
     torch.testing.assert_close(other.module.norm.running_mean, seen[0].mean(dim=0), rtol=1e-4, atol=1e-5)  # type: ignore[union-attr]
     assert other.module.norm.momentum == 0.1  # type: ignore[union-attr]
+    alone = randomised(model, layers_from_top(model, x), x[:1], seed=0)
+    assert bool(alone.scores(x).isfinite().all())
 
 
 def test_parametrised_weights_are_anew_too() -> None:
