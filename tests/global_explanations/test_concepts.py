@@ -11,7 +11,7 @@ from captum.concept._utils.classifier import Classifier
 from captum.concept._utils.data_iterator import dataset_to_dataloader
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
-from toys import audited, digits, trained_cnn
+from toys import SmallCnn, audited, digits
 
 from audit.global_explanations.concepts import (
     activations,
@@ -85,7 +85,7 @@ class GivenDirection(Classifier):
 
 
 def test_the_score_is_captums(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    net = trained_cnn()
+    net = SmallCnn()
     model = audited(net, (1, 8, 8), 10, bounds=(0.0, 16.0))
     x = torch.from_numpy(digits().test.x[:100])
     for layer, target in (("net.2", 3), ("net.7", 8)):
@@ -104,13 +104,13 @@ def test_the_score_is_captums(tmp_path) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_the_layer_is_found_or_named() -> None:
-    model = audited(trained_cnn(), (1, 8, 8), 10, bounds=(0.0, 16.0))
+    model = audited(SmallCnn(), (1, 8, 8), 10, bounds=(0.0, 16.0))
     x = torch.zeros(2, 1, 8, 8)
     assert choose_layer(model, x, None) == "net.2"
     assert choose_layer(model, x, "net.6") == "net.6"
     deep = audited(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2)), (4,), 2)
     assert choose_layer(deep, torch.zeros(1, 4), None) == "2"
-    with pytest.raises(UserError, match="no layer 'net.77'"):
+    with pytest.raises(UserError, match=r"no layer 'net\.77'"):
         choose_layer(model, x, "net.77")
     with pytest.raises(NotApplicable, match="name a layer"):
         choose_layer(audited(nn.Linear(4, 2), (4,), 2), torch.zeros(1, 4), None)

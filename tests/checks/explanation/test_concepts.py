@@ -153,7 +153,7 @@ def test_a_protected_attribute_is_a_concept(tmp_path: Path) -> None:
     found = measure(Concepts(concepts=("dots:yes",), layer="net.0"), model, rows, tmp_path)
     assert found["separability", "concept=dots:yes"].estimate.interval()[0] > 0.7
     assert {part for metric, part in found if metric == "tcav"} == {f"concept=dots:yes,class={c}" for c in range(6)}
-    with pytest.raises(UserError, match="there is no concept 'dot:yes'.*dots:VALUE|did you mean"):
+    with pytest.raises(UserError, match="there is no concept 'dot:yes'"):
         measure(Concepts(concepts=("dot:yes",)), model, rows, tmp_path)
     with pytest.raises(UserError, match="too few: 'dots:maybe'"):
         measure(Concepts(concepts=("dots:maybe",)), model, rows, tmp_path)

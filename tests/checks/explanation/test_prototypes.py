@@ -84,7 +84,7 @@ def test_a_nets_own_view_tells_digits_apart_better_than_pixels(tmp_path: Path) -
     assert seen.value > 0.94
     assert pixels.value < seen.value
     assert named != pixels
-    with pytest.raises(UserError, match="no layer 'net.99'"):
+    with pytest.raises(UserError, match=r"no layer 'net\.99'"):
         measure(Prototypes(layer="net.99"), cnn(), digits(), tmp_path)
 
 
