@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,9 +70,6 @@ class Session:
         Raises:
             UserError: an explainer does not fit the model or its input, or the folder cannot be written.
         """
-        from rich.console import Console
-        from rich.progress import Progress
-
         from audit.cli.terminal import show as print_parts
 
         methods = [Method(label, name, one.model_dump(mode="json"), _about(one)) for label, name, one in self.chosen]
@@ -79,16 +77,12 @@ class Session:
         lines: list[tuple[str, ...]] = []
         finished = False
         try:
-            with (
-                Progress(console=Console(stderr=True), transient=True) as bar,
-                tempfile.TemporaryDirectory() as scratch,
-            ):
-                task = bar.add_task("explaining", total=len(inputs))
+            with _progress(len(inputs)) as advance, tempfile.TemporaryDirectory() as scratch:
                 for first in range(0, len(inputs), _CHUNK):
                     part = inputs.take(range(first, min(first + _CHUNK, len(inputs))))
                     for line in self._chunk(part, folder, Path(scratch) / str(first)):
                         lines += line
-                        bar.advance(task)
+                        advance()
             finished = True
         finally:
             folder.close(finished)
@@ -151,7 +145,7 @@ class Session:
                     yield row | {name: column[i] for name, column in gains.items()}, self._meta(one, found)
         except UserError as error:
             if self.background is None and "background" in str(error):
-                raise UserError(f"{error}: give --background") from error
+                raise UserError(f"{error}; give some with --background") from error
             raise
 
     def _row(self, found: Attribution, part: Inputs, asked: _Asked, rows: slice, i: int) -> dict[str, Any]:
@@ -243,6 +237,21 @@ class Session:
 
 def _about(one: Explainer) -> str:
     return " ".join((type(one).__doc__ or "").split("\n\n")[0].split("Source:")[0].replace("`", "").split())
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on a person's terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda: None
+        return
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("explaining", total=total)
+        yield lambda: bar.advance(task)
 
 
 def _no_other(name: str) -> AuditedModel:

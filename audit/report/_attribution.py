@@ -63,7 +63,7 @@ class AttributionReader:
             row: x, values, target and, where they are known, prediction, label, score, base_value, error, feature, parts,
                 quality_NAME.
         """
-        row = _without_rounding(row)
+        row = without_rounding(row)
         sample = Sample(self._title(row), right)
         aim = named(row.get("target"), self.classes) if self.classes else ""
         match self.kind:
@@ -88,7 +88,7 @@ class AttributionReader:
         if self.kind == "text":
             tokens = words_of(shaded(row["x"], row["values"], row.get("feature"))[0], most)
             return [Part(token.text.strip(), token.value) for token in tokens]
-        values = np.nan_to_num(np.asarray(_without_rounding(row)["values"], dtype=float))
+        values = np.nan_to_num(np.asarray(without_rounding(row)["values"], dtype=float))
         if self.kind not in ("image", "series") or values.ndim < 2:
             names, cells = self._columns(row["x"])
             return [Part(names[i], float(values.flat[i]), cells[i]) for i in _largest(values, most)]
@@ -158,7 +158,7 @@ class AttributionReader:
         ]
 
 
-def _without_rounding(row: Mapping[str, Any]) -> dict[str, Any]:
+def without_rounding(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with contributions of no more than rounding as zero: on a scale of their own they would look like much."""
     import numpy as np
 

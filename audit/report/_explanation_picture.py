@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from audit.report._attribution import BOUNDED, AttributionReader
+from audit.report._attribution import BOUNDED, AttributionReader, without_rounding
 from audit.report._images import limit_of, meeting, palette, plane_of, planes, summed
 from audit.report._words import clean
 
@@ -22,6 +22,9 @@ MAX_BARS = 12
 MAX_CHANNELS = 6
 _LETTERS = 11
 """Letters of the heading in an inch."""
+_PANEL, _TALLEST, _NARROWEST = 3.0, 4.5, 1.8
+"""Inches of a picture: width, largest height, room that it takes at least."""
+_BELOW, _ABOVE, _LINE, _GAP = 0.62, 0.34, 0.18, 0.28
 _FOR, _AGAINST, _INK = "#a8441a", "#2060a8", "#57606a"
 _STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -30,7 +33,6 @@ _STYLE: dict[str, Any] = {
     "axes.titlesize": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "figure.constrained_layout.use": True,
 }
 
 
@@ -50,55 +52,71 @@ def picture(
     import matplotlib
     from matplotlib.figure import Figure
 
-    draw = {"image": _images, "series": _series}.get(reader.kind, _bars)
+    found = [(clean(label), without_rounding(row)) for label, row in found]
     out = io.BytesIO()
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a font without the character draws a box
-        figure = Figure(dpi=DPI)
-        draw(figure, reader, found, bounds)
-        wrapped = textwrap.fill(clean(heading), int(_LETTERS * figure.get_figwidth()))
-        figure.suptitle(wrapped, fontsize=10, fontweight="bold")
+        if reader.kind == "image":
+            figure = _images(reader, clean(heading), found, bounds)
+        else:
+            figure = Figure(dpi=DPI, layout="constrained")
+            (_series if reader.kind == "series" else _bars)(figure, reader, found)
+            figure.suptitle(_wrapped(heading, figure.get_figwidth()), fontsize=10, fontweight="bold")
         figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
 
 
+def _wrapped(heading: str, width: float) -> str:
+    return textwrap.fill(clean(heading), max(20, int(_LETTERS * width)))
+
+
 def _images(
-    figure: Figure,
     reader: AttributionReader,
+    heading: str,
     found: Sequence[tuple[str, Mapping[str, Any]]],
     bounds: tuple[float, float] | None,
-) -> None:
+) -> Figure:
+    """The input and its maps in a row, each with its scale below. Placed by hand: a layout engine would take most of the time."""
     import numpy as np
     from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
 
     x = planes(found[0][1]["x"])
     low, high = bounds or (float(x.min()), float(x.max()))
-    axes = _row(figure, 1 + len(found), 3.1, 3.3 * x.shape[0] / x.shape[1])
-    shown = axes[0].imshow(
-        np.clip(x, low, high) if x.ndim == 2 else np.clip((x - low) / ((high - low) or 1.0), 0, 1),
-        cmap="gray",
-        vmin=low,
-        vmax=high,
-        interpolation="nearest",
-    )
-    axes[0].set_title("input")
-    below = {"location": "bottom", "shrink": 0.9, "aspect": 28, "pad": 0.03}
-    bar = figure.colorbar(shown, ax=axes[0], label="input", **below)
-    bar.ax.set_visible(x.ndim == 2)  # of a colour image it keeps the pictures level
+    height = min(_TALLEST, _PANEL * x.shape[0] / x.shape[1])
+    width = height * x.shape[1] / x.shape[0]
+    across = max(width, _NARROWEST)  # room for the numbers of a scale
+    total = (1 + len(found)) * (across + _GAP) + _GAP
+    said = _wrapped(heading, total)
+    figure = Figure(figsize=(total, _BELOW + height + _ABOVE + _LINE * (1 + said.count("\n"))), dpi=DPI)
+    tall = figure.get_figheight()
+    figure.text(0.5, 1 - 0.06 / tall, said, ha="center", va="top", fontsize=10, fontweight="bold")
+
+    def panel(number: int, title: str) -> tuple[Axes, Axes]:
+        left = _GAP + number * (across + _GAP)
+        place = figure.add_axes(
+            ((left + (across - width) / 2) / total, _BELOW / tall, width / total, height / tall), xticks=[], yticks=[], title=title
+        )  # fmt: skip
+        place.spines[:].set_visible(False)
+        return place, figure.add_axes((left / total, (_BELOW - 0.2) / tall, across / total, 0.1 / tall))
+
+    place, below = panel(0, "input")
+    if x.ndim == 2:
+        shown = place.imshow(x, cmap="gray", vmin=low, vmax=high, interpolation="nearest", aspect="auto")
+        figure.colorbar(shown, cax=below, orientation="horizontal", label="input")
+    else:
+        place.imshow(np.clip((x - low) / ((high - low) or 1.0), 0, 1), interpolation="nearest", aspect="auto")
+        below.set_visible(False)
     colours = ListedColormap(palette() / 255, name="audit")
-    for place, (label, row) in zip(axes[1:], found, strict=True):
-        total = np.nan_to_num(summed(row["values"]))
-        limit = limit_of(total) or 1.0
-        drawn = place.imshow(total, cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest")
+    for number, (label, row) in enumerate(found, 1):
+        place, below = panel(number, label)
+        values = np.nan_to_num(summed(row["values"]))
+        limit = limit_of(values) or 1.0
+        drawn = place.imshow(values, cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest", aspect="auto")
         if "feature" in row and reader.unit in BOUNDED:
             _edges(place, plane_of(row["feature"]))
-        place.set_title(clean(label))
-        figure.colorbar(drawn, ax=place, label=_sides(reader), **below)
-    for place in axes:
-        place.set_xticks([])
-        place.set_yticks([])
-        for spine in place.spines.values():
-            spine.set_visible(False)
+        figure.colorbar(drawn, cax=below, orientation="horizontal", label=_sides(reader))
+    return figure
 
 
 def _edges(place: Axes, number: NDArray[Any]) -> None:
@@ -117,7 +135,6 @@ def _series(
     figure: Figure,
     reader: AttributionReader,
     found: Sequence[tuple[str, Mapping[str, Any]]],
-    bounds: tuple[float, float] | None,
 ) -> None:
     """A column per explainer; per channel the line in colours, and below it the contributions by themselves."""
     import numpy as np
@@ -145,7 +162,7 @@ def _series(
             area.set_ylim(-1.05 * limit, 1.05 * limit)
             area.axhline(0, color=_INK, linewidth=0.6)
             area.set_ylabel("contribution", fontsize=7)
-        grid[0, column].set_title(clean(label))
+        grid[0, column].set_title(label)
         grid[-1, column].set_xlabel("step")
 
 
@@ -170,11 +187,11 @@ def _bars(
     figure: Figure,
     reader: AttributionReader,
     found: Sequence[tuple[str, Mapping[str, Any]]],
-    bounds: tuple[float, float] | None,
 ) -> None:
     """A column of bars per explainer: columns of a table with their values, words of a text."""
     most = [reader.strongest(row, MAX_BARS) for _, row in found]
-    axes = _row(figure, len(found), 5.2, 1.2 + 0.27 * max(map(len, most), default=1))
+    figure.set_size_inches(5.2 * len(found), 2.1 + 0.27 * max(map(len, most), default=1))
+    axes = figure.subplots(1, len(found), squeeze=False)[0]
     for place, (label, _), parts in zip(axes, found, most, strict=True):
         amounts = [part.amount for part in parts]
         colours = [_FOR if amount > 0 else _AGAINST for amount in amounts]
@@ -187,14 +204,9 @@ def _bars(
         )
         place.invert_yaxis()
         place.axvline(0, color=_INK, linewidth=0.8)
-        place.set_title(clean(label))
+        place.set_title(label)
         place.set_xlabel(_sides(reader))
 
 
 def _sides(reader: AttributionReader) -> str:
     return "− against the class · for it +" if reader.classes else "− lowers · raises the value +"
-
-
-def _row(figure: Figure, count: int, width: float, height: float) -> list[Axes]:
-    figure.set_size_inches(width * count, 0.9 + height)
-    return list(figure.subplots(1, count, squeeze=False)[0])
