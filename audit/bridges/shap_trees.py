@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from audit.bridges import shap as bridge
+from audit.bridges.leaf_games import Leaves, leaf_shapley, leaves
 from audit.bridges.native_models import NativeShapley, NoClosedForm, column_order, last_step, of_target, space_of
 
 if TYPE_CHECKING:
@@ -108,50 +109,57 @@ def _matrix(booster: Any, x: Any) -> Any:
 def _interventional(
     model: AuditedModel, trees: Any, x: NDArray[np.float64], background: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Interventional values ``(N, F[, C])`` and base values ``([C])``."""
-    import numpy as np
+    """Interventional values ``(N, F[, C])`` and base values ``([C])``.
 
-    if type(trees).__module__.startswith("lightgbm") and type(trees).__name__ == "Booster":
-        classes = trees.num_model_per_iteration()
-        if classes > 1:  # shap would add them up
-            from shap.explainers._tree import SingleTree
-
-            grown = [SingleTree(tree) for tree in trees.dump_model()["tree_info"]]
-            each = [_ensemble(model, grown[c::classes], x, background) for c in range(classes)]
-            return np.stack([values for values, _ in each], axis=2), np.stack([base for _, base in each])
-    return _ensemble(model, trees, x, background)
-
-
-def _ensemble(
-    model: AuditedModel, trees: Any, x: NDArray[np.float64], background: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """shap's interventional values, with every split decided as the trees decide it.
-
-    shap narrows thresholds to float32 here and sends inputs close to one down the wrong branch (shap#5116). Numbering each
-    feature's thresholds, and giving each input the count of thresholds below it, keeps every decision and is exact in float32.
+    shap reads the trees; the values are our own. shap's narrow thresholds to float32 and send inputs close to one down the wrong
+    branch (shap#5116), walk every tree for every pair of a row and a background row, and add up the classes of a LightGBM booster.
     """
     import numpy as np
 
-    shap = bridge.library()
-    masker = shap.maskers.Independent(background, max_samples=len(background))
-    explainer = shap.TreeExplainer(trees, masker, feature_perturbation="interventional")
-    ensemble = explainer.model
-    splits = ensemble.children_left >= 0
-    if (ensemble.threshold_types[splits] != 0).any():
+    # Once for all chunks of rows; not counted, for the leaves are about as large as the model.
+    ensembles = model.remembered(f"leaves of {id(trees)}", 0, lambda: [_read(model, part) for part in _by_class(trees)])
+    found = [
+        leaf_shapley(leaves, *(part.astype(dtype).astype(np.float64) for part in (x, background)))
+        for leaves, _, dtype in ensembles
+    ]
+    values = np.concatenate([part for part, _ in found], axis=2)
+    base = np.concatenate([part + offset for (_, part), (_, offset, _) in zip(found, ensembles, strict=True)])
+    return (values[:, :, 0], base[0]) if values.shape[2] == 1 else (values, base)
+
+
+def _by_class(trees: Any) -> list[Any]:
+    """The ensemble as shap reads it; of a LightGBM booster of several classes, the trees of each."""
+    if type(trees).__module__.startswith("lightgbm") and type(trees).__name__ == "Booster":
+        classes = trees.num_model_per_iteration()
+        if classes > 1:
+            from shap.explainers._tree import SingleTree
+
+            grown = [SingleTree(tree) for tree in trees.dump_model()["tree_info"]]
+            return [grown[c::classes] for c in range(classes)]
+    return [trees]
+
+
+def _read(model: AuditedModel, trees: Any) -> tuple[Leaves, NDArray[np.float64], Any]:
+    """Leaves, what is added to them ``(C,)``, and the type that inputs are compared in."""
+    import numpy as np
+
+    ensemble = bridge.library().TreeExplainer(trees, feature_perturbation="tree_path_dependent").model
+    if ensemble.trees is None:
+        raise NoClosedForm(f"model '{model.name}': Tree SHAP does not cover its splits: shap cannot read them")
+    by_category = ensemble.threshold_types[ensemble.children_left >= 0] != 0
+    if by_category.any() or ensemble.cat_feature_indices is not None:
         raise NoClosedForm(f"model '{model.name}': splits on categories need the perturbation 'path_dependent'")
-    coded = [part.astype(ensemble.input_dtype).astype(np.float64) for part in (x, background)]
-    numbers = np.zeros_like(ensemble.thresholds)
-    for feature in range(x.shape[1]):
-        here = splits & (ensemble.features == feature)
-        known = np.unique(ensemble.thresholds[here])
-        numbers[here] = np.searchsorted(known, ensemble.thresholds[here])
-        for part in coded:
-            present = ~np.isnan(part[:, feature])
-            part[present, feature] = np.searchsorted(known, part[present, feature], side="left")
-    ensemble.thresholds = numbers.astype(ensemble.thresholds.dtype)
-    explainer.data = coded[1].astype(ensemble.input_dtype)
-    values = explainer.shap_values(coded[0], check_additivity=False)
-    return np.asarray(values, dtype=np.float64), np.asarray(explainer.expected_value, dtype=np.float64)
+    whole = [
+        np.asarray(part, dtype=np.int64)
+        for part in (ensemble.children_left, ensemble.children_right, ensemble.children_default, ensemble.features)
+    ]
+    real = [np.asarray(part, dtype=np.float64) for part in (ensemble.thresholds, ensemble.values)]
+    try:
+        found = leaves(whole[0], whole[1], whole[2], whole[3], real[0], real[1])
+    except OverflowError as error:
+        raise NoClosedForm(f"model '{model.name}': Tree SHAP does not cover {error}") from error
+    offset = np.broadcast_to(np.asarray(ensemble.base_offset, dtype=np.float64), (found.value.shape[1],))
+    return found, offset, ensemble.input_dtype
 
 
 def _trees(model: AuditedModel, x: NDArray[Any]) -> tuple[Any, Any]:

@@ -97,7 +97,7 @@ class Game(ABC):
         step = rows_per_pass(self.model, gradients=False)
         parts = [
             self.model.target_score(x, target).double()
-            for x, target in zip(self.x.split(step), self.target.split(step), strict=True)
+            for x, target in zip(torch.split(self.x, step), torch.split(self.target, step), strict=True)
             if len(x)
         ]
         found = torch.cat(parts) if parts else self.x.new_zeros(0, dtype=torch.float64)
@@ -162,7 +162,7 @@ class FeatureGame(Game):
         own, absent, into = self.x.view(bits), self.absent.view(bits), mixed.view(bits)
         there = -pad(present, (1, 0), value=True).to(bits)
         number = self._planes.number
-        runs, lengths = (row * self.absent.shape[1] + other).unique_consecutive(return_counts=True)
+        runs, lengths = torch.unique_consecutive(row * self.absent.shape[1] + other, return_counts=True)
         start = 0
         for run, length in zip(runs.tolist(), lengths.tolist(), strict=True):
             at, by = divmod(run, self.absent.shape[1])
@@ -298,7 +298,7 @@ class GameExplainer(RemovalExplainer):
         error = torch.zeros_like(score)
         values[count == 1, :1] = (score - base)[count == 1, None]  # a lone player takes all
         methods = set() if bool((count > 1).any()) else {"all coalitions"}
-        for players in count[count > 1].unique().tolist():
+        for players in torch.unique(count[count > 1]).tolist():
             rows = (count == players).nonzero().squeeze(1)
             played = Round(game, rows, players, score[rows], base[rows], game.features.unit)
             found = self.solve(played, rng.take(rows.cpu().numpy()))

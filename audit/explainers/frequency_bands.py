@@ -130,7 +130,8 @@ class _BandGame(Game):
 
         there = present[:, self._band].reshape(len(row), *[1] * (self.x.ndim - 2), -1)
         spectrum = torch.where(there, self._own[row], self._absent[row, other])
-        return torch.fft.irfft(spectrum, n=self.x.shape[-1]).to(self.x)
+        mixed: Tensor = torch.fft.irfft(spectrum, n=self.x.shape[-1]).to(self.x)
+        return mixed
 
     def shares(self) -> Tensor:
         """Each band's energy over time and channels, adding up to 1, ``(N, bands, *shape)``; evenly where it has none."""

@@ -77,6 +77,8 @@ def _affine(
     from audit.bridges.native_models import NoClosedForm
     from audit.explainers._passes import library_seed
 
+    if any(field.kind in ("category", "text", "tokens", "id") for field in model.spec.fields):
+        raise NoClosedForm(f"model '{model.name}' is fed codes: there is no line between two of them")
     if Capability.GRADIENTS not in model.capabilities:
         raise NoClosedForm(f"model '{model.name}' has neither coefficients nor gradients to tell whether it is linear")
     if model.output not in ("logit", "margin", "value"):
@@ -97,7 +99,7 @@ def _slopes(model: AuditedModel, x: Tensor, target: Tensor) -> tuple[Tensor, Ten
 
     slopes, scores = [], []
     step = rows_per_pass(model, gradients=True)
-    for part, aim in zip(x.split(step), target.split(step), strict=True):
+    for part, aim in zip(torch.split(x, step), torch.split(target, step), strict=True):
         inputs = part.clone().requires_grad_()
         with torch.enable_grad():
             score = model.target_score(inputs, aim)
@@ -119,7 +121,7 @@ def _is_affine(
     """
     import torch
 
-    for aim in target.unique():
+    for aim in torch.unique(target):
         same = slope[target == aim]
         largest = float(same.abs().max())
         if float((same - same[0]).abs().max()) > _ROUNDING * largest:
@@ -132,7 +134,9 @@ def _is_affine(
     moved = slope[:, None] * (mixed.double() - x[:, None].double())
     step = rows_per_pass(model, gradients=False)
     with torch.no_grad():
-        parts = zip(mixed.flatten(0, 1).split(step), target.repeat_interleave(_MIXTURES).split(step), strict=True)
+        parts = zip(
+            torch.split(mixed.flatten(0, 1), step), torch.split(target.repeat_interleave(_MIXTURES), step), strict=True
+        )
         scores = torch.cat([model.target_score(part, aim).double() for part, aim in parts])
     off = scores.reshape(len(x), _MIXTURES) - score[:, None] - moved.flatten(2).sum(dim=2)
     effects = moved.abs().flatten(2).sum(dim=2) + score.abs()[:, None]

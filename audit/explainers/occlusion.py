@@ -64,7 +64,7 @@ class Occlusion(RemovalExplainer):
             game = FeatureGame(model, x, target, absent, cells, dummies=True)
             score = game.score()
             values = score.new_zeros((len(x), cells.most))
-            for count in cells.count[cells.count > 0].unique().tolist():
+            for count in torch.unique(cells.count[cells.count > 0]).tolist():
                 rows = (cells.count == count).nonzero().squeeze(1)
                 hidden = self._windows(model.spec, count).to(x.device)
                 values[rows, :count] = _falls(game, rows, score[rows], hidden)

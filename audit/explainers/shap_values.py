@@ -57,7 +57,7 @@ class ShapValues(GameExplainer):
         single = self.unit in ("auto", "element")
         if single and model.native is not None and self.absence(model.spec) == "background":
             found.append(TreeShap(perturbation=self.perturbation, background=self.background))
-        if single and not any(field.kind in ("category", "text", "tokens", "id") for field in model.spec.fields):
+        if single:
             found.append(LinearShap(absent=self.absent, background=self.background))
         return found
 

@@ -165,7 +165,7 @@ def test_splits_between_neighbouring_floats_are_kept() -> None:
     direct = shap.TreeExplainer(forest, masker)(x, check_additivity=False)
     assert np.abs(direct.values.sum(axis=1) + direct.base_values - forest.predict(x)).max() > 0.1
     found = tree_shap(table(forest.predict, 10, "value", forest, 0), x, np.zeros(20, dtype=np.int64), background)
-    assert np.abs(found.values.sum(axis=1) + found.base_value - forest.predict(x)).max() < 1e-3
+    assert np.abs(found.values.sum(axis=1) + found.base_value - forest.predict(x)).max() < 1e-9
 
 
 def test_xgboost_rounds_what_it_is_fed() -> None:

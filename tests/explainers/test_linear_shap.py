@@ -173,6 +173,9 @@ def test_probabilities_and_black_boxes_are_refused() -> None:
         explained(LinearShap(), soft, torch.ones(1, 3))
     with pytest.raises(NoClosedForm, match="neither coefficients nor gradients"):
         explained(LinearShap(), table(lambda x: x.sum(axis=1), 3, "value"), rows((1, 2, 3)))
+    text = audited(lambda x: x.float().sum(dim=1), (3,), output="value", kind="text")
+    with pytest.raises(NoClosedForm, match="is fed codes"):
+        explained(LinearShap(), text, torch.ones(1, 3, dtype=torch.int32))
     with pytest.raises(UserError, match="background rows, and the data gave none"):
         explained(
             LinearShap(), audited(nn.Linear(3, 2), (3,), kind="number"), torch.ones(1, 3), background=torch.ones(0, 3)
