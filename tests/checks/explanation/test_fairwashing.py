@@ -83,18 +83,18 @@ def measure(check: Fairwashing, model: AuditedModel, rows: AuditData, tmp_path: 
     return {m.metric: m for m in check.run(model, rows, context(tmp_path))}
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forests of a size that a test can afford where their strength is not what is tested."""
-    monkeypatch.setattr(_real_or_perturbed, "_TREES", 6)
-    monkeypatch.setattr(_real_or_perturbed, "_ROUNDS", 4)
+    """Forests of a size that a test can afford."""
+    monkeypatch.setattr(_real_or_perturbed, "_TREES", 16)
+    monkeypatch.setattr(_real_or_perturbed, "_ROUNDS", 6)
 
 
 # --- planted -----------------------------------------------------------------------------------------------------
 
 SCENARIO = (
     "name: people\nmodel: people\ndata: {source: given}\nseed: 3\nchecks:\n"
-    "  - explanation.fairwashing: {explainer: {permutation_shap: {permutations: 2}}, background: 16, samples: 60,"
+    "  - explanation.fairwashing: {explainer: {permutation_shap: {permutations: 2}}, background: 16, samples: 48,"
     " queries: 16, protected: [race]}\n"
     '    require: {hidden_effect: "<= 0.15", behaviour_change: "<= 0.15"}\n'
 )
@@ -112,7 +112,6 @@ def test_a_scaffold_is_caught_and_open_bias_is_not(kind: str, wanted: str, tmp_p
     assert (auc.interval[0] or 0) > 0.7
 
 
-@pytest.mark.usefixtures("few_trees")
 def test_effects_add_up(tmp_path: Path) -> None:
     """Of an additive model that asks nothing else: |Δ| = .9, and about half of the background has the other value."""
     rows = people()
@@ -144,12 +143,10 @@ def test_columns_that_are_independent_cannot_be_told_apart(tmp_path: Path) -> No
     assert "hidden_effect" not in found
 
 
-def test_an_honest_net_on_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_real_or_perturbed, "_TREES", 25)
-    monkeypatch.setattr(_real_or_perturbed, "_ROUNDS", 4)
+def test_an_honest_net_on_images(tmp_path: Path) -> None:
     model = audited(trained_cnn(), (1, 8, 8), 10, bounds=(0.0, 16.0))
     check = Fairwashing(
-        explainer={"permutation_shap": {"permutations": 2}}, background=8, samples=24, queries=16, pool=700
+        explainer={"permutation_shap": {"permutations": 2}}, background=8, samples=20, queries=16, pool=550
     )
     found = measure(check, model, digits(), tmp_path)
     assert found["perturbation_auc"].estimate.interval()[0] > 0.6
@@ -187,7 +184,6 @@ def test_a_category_counts_as_one_and_a_missing_number_as_the_mean() -> None:
     assert match(model, own, pool, [0], 1).donor.tolist() == [[1]]
 
 
-@pytest.mark.usefixtures("few_trees")
 def test_protected_columns_that_follow_from_others_are_a_caution(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     race = rng.integers(0, 2, 200)
@@ -201,8 +197,8 @@ def test_protected_columns_that_follow_from_others_are_a_caution(tmp_path: Path)
 # --- parameters and mistakes -------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("few_trees")
-def test_parameters_change_the_result(tmp_path: Path) -> None:
+def test_parameters_change_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_real_or_perturbed, "_TREES", 3)
     rows = people()
     base: dict[str, Any] = {
         "explainer": SMALL, "background": 8, "samples": 12, "queries": 6, "protected": ("a",), "pool": 60,
@@ -249,7 +245,6 @@ def told(real: np.ndarray[Any, Any], asked: np.ndarray[Any, Any], model: Audited
     return auc(scores[1], scores[0])
 
 
-@pytest.mark.usefixtures("few_trees")
 def test_columns_that_go_together_give_a_mixture_away() -> None:
     """Each column by itself looks as it should; only how they go together does not."""
     rng = np.random.default_rng(0)
@@ -264,7 +259,6 @@ def test_columns_that_go_together_give_a_mixture_away() -> None:
     assert 0.4 < told(x[:100], x[100:], numbers(5)) < 0.6
 
 
-@pytest.mark.usefixtures("few_trees")
 def test_patched_images_and_blanked_texts_are_told() -> None:
     rng = np.random.default_rng(0)
     x = np.cumsum(rng.normal(size=(120, 1, 20, 20)), axis=3) / 5 + rng.normal(size=(120, 1, 1, 1))

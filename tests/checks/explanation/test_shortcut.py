@@ -79,7 +79,7 @@ def stored(measurement: Measurement, kind: str, tmp_path: Path) -> Evidence:
 
 SCENARIO = (
     "name: marks\nmodel: toy\ndata: {source: given}\nseed: 3\nchecks:\n"
-    "  - explanation.shortcut: {region: [0, 0, 8, 1], samples: 256}\n"
+    "  - explanation.shortcut: {region: [0, 0, 8, 1], samples: 200}\n"
     '    require: {follows_region: "<= 0.05", excess_changes: "<= 0.05", conflicting_accuracy: ">= 0.9"}\n'
 )
 

@@ -53,7 +53,7 @@ def stored(measurement: Measurement, name: str, tmp_path: Path) -> Evidence:
 
 SCENARIO = (
     "name: maps\nmodel: toy\ndata: {{source: given}}\nseed: 3\nchecks:\n"
-    "  - explanation.stability_under_attack: {{explainer: saliency, eps: {eps}, samples: 32, top: 0.2}}\n"
+    "  - explanation.stability_under_attack: {{explainer: saliency, eps: {eps}, samples: 24, steps: 12, top: 0.2}}\n"
     '    require: {{top_k_intersection: ">= 0.7", top_changed: "<= 0.2"}}\n'
 )
 
