@@ -96,12 +96,12 @@ def captum(perturbations: int, network: nn.Module) -> Run:
 
 def shap_on_images(network: nn.Module) -> Run:
     """shap's KernelExplainer is given coalitions, not images: it knows no superpixels."""
-    from audit.bridges.shap import kernel_shapley
+    from audit.bridges.shap import library
 
     x, target, features = images()
 
     def worth(row: int, coalitions: Any) -> Any:
-        there = torch.from_numpy(coalitions)
+        there = torch.from_numpy(coalitions != 0)
         there = nn.functional.pad(there, (0, features.most - there.shape[1]))
         kept = features.elements(there, torch.full((len(there),), row))
         with torch.no_grad():
@@ -110,8 +110,10 @@ def shap_on_images(network: nn.Module) -> Run:
     def run() -> Tensor:
         values = torch.zeros(IMAGES, features.most, dtype=torch.float64)
         for row, players in enumerate(features.count.tolist()):
-            found = kernel_shapley(partial(worth, row), players, coalitions=COALITIONS, seed=row)
-            values[row, :players] = torch.from_numpy(found)
+            np.random.seed(row)
+            theirs = library().KernelExplainer(partial(worth, row), np.zeros((1, players)))
+            found = theirs.shap_values(np.ones((1, players)), nsamples=COALITIONS, l1_reg=False, silent=True)
+            values[row, :players] = torch.from_numpy(found[0])
         return features.spread(values)
 
     return run

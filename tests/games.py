@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from audit.bridges.global_generators import seeded
+from audit.bridges.shap import library
 from audit.explainers import Attribution, Explainer
 from audit.model import AuditedModel, Field, InputSpec, OutputSpace, implied
 from audit.rng import ExampleRng
@@ -47,6 +49,18 @@ def explained(
     background = torch.zeros_like(x[:1]) if background is None else background
     rng = ExampleRng(seed, "check", ids or [str(i) for i in range(len(x))], "explainer")
     return explainer.run(model, x, aim, background, rng)
+
+
+def shap_regression(worth: Callable[[Any], Any], players: int, *, coalitions: int, seed: int) -> Any:
+    """shap's KernelExplainer on a game: coalitions ``(K, M)`` bool in, their worth ``(K,)`` out; Shapley values ``(M,)``.
+
+    It is given the game, not a model's own columns: there it would call a feature unchanged where ``np.isclose`` finds it equal to
+    the background (a timestamp an hour apart is), and keep ten features unless told otherwise.
+    """
+    with seeded(seed):
+        explainer = library().KernelExplainer(lambda masks: worth(np.asarray(masks) != 0), np.zeros((1, players)))
+        found = explainer.shap_values(np.ones((1, players)), nsamples=coalitions, l1_reg=False, silent=True)
+    return np.asarray(found, dtype=np.float64).reshape(players)
 
 
 def multi_layer(x: Any) -> Any:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import xgboost
+from games import shap_regression
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.ensemble import (
@@ -27,7 +28,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from audit.bridges.native_models import NativeShapley, NoClosedForm
-from audit.bridges.shap import kernel_shapley, library
+from audit.bridges.shap import library
 from audit.bridges.shap_trees import tree_shap
 from audit.model import AuditedModel, Field, InputSpec, OutputSpace, implied
 
@@ -119,7 +120,7 @@ def by_coalitions(model: AuditedModel, raw: Callable[[Any], Any], x: Any, backgr
         mixed = np.where(coalitions[:, None], x, background[None])
         return raw(mixed.reshape(-1, len(x))).reshape(len(coalitions), -1).mean(axis=1)
 
-    return kernel_shapley(worth, len(x), coalitions=2 ** len(x), seed=0)
+    return shap_regression(worth, len(x), coalitions=2 ** len(x), seed=0)
 
 
 @pytest.mark.parametrize(("data", "classes", "fit", "space"), cases())
@@ -355,3 +356,13 @@ def test_other_outputs_of_the_same_trees(output: Any) -> None:
     found = tree_shap(table(answer, 5, output, booster, 2), x, np.array([1, 0, 1, 0]), background)
     assert found.space == "margin"
     np.testing.assert_allclose(found.score, margin(x) * [1, -1, 1, -1], atol=1e-6)
+
+
+def test_trees_are_read_once_for_all_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, labels = binary()
+    forest = RandomForestClassifier(5, max_depth=3, random_state=0).fit(inputs, labels)
+    model = table(forest.predict_proba, 5, "probability", forest, 2)
+    first = tree_shap(model, inputs[:4], np.ones(4, dtype=np.int64), inputs[50:60])
+    monkeypatch.setattr("audit.bridges.shap_trees._read", None)
+    again = tree_shap(model, inputs[:4], np.ones(4, dtype=np.int64), inputs[50:60])
+    np.testing.assert_array_equal(first.values, again.values)

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from games import GAMES, airport, explained, rows, table
+from games import GAMES, airport, explained, rows, shap_regression, table
 from pydantic import ValidationError
 from torch import Tensor
 
-from audit.bridges.shap import kernel_shapley
 from audit.explainers.exact_shap import ExactShap, shapley_weights
 from audit.explainers.kernel_shap import Design, KernelShap, pairs_of_coalitions, regression
 from audit.parameters import UserError
@@ -85,7 +84,7 @@ def test_as_accurate_as_shap_for_as_many_coalitions() -> None:
         worth = random_game(rng)
         exact = (torch.from_numpy(worth) @ weights).numpy()
         value = lambda masks, worth=worth: worth[masks.astype(int) @ (2 ** np.arange(PLAYERS))]  # noqa: E731
-        theirs.append(kernel_shapley(value, PLAYERS, coalitions=200, seed=seed) - exact)
+        theirs.append(shap_regression(value, PLAYERS, coalitions=200, seed=seed) - exact)
         ours.append(estimate(worth, pairs_of_coalitions(PLAYERS, 100, rng))[0].numpy() - exact)
     assert np.square(ours).mean() < 1.1 * np.square(theirs).mean()
 
