@@ -165,12 +165,14 @@ def pass_rate(subject: Subject) -> float:
     return len(x) / statistics.median(times)
 
 
-def machine() -> dict[str, Any]:
+PEERS = ("torch", "torchattacks", "foolbox", "adversarial-robustness-toolbox", "numpy")
+
+
+def machine(packages: tuple[str, ...] = PEERS) -> dict[str, Any]:
     """Where and with what this runs."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
-    packages = ("torch", "torchattacks", "foolbox", "adversarial-robustness-toolbox", "numpy")
     return {
         "processor": names[0] if names else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

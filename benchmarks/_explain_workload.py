@@ -12,6 +12,9 @@ Run = Callable[[], Tensor]
 Contender = Callable[[nn.Module], Run]
 """Makes ready for a network (ours, or the same one counting its rows), then runs."""
 
+NOT_TIMED = "(not timed)"
+"""Ends the name of a contender whose maps alone are looked at."""
+
 
 @dataclass(frozen=True)
 class Workload:

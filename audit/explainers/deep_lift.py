@@ -166,6 +166,7 @@ def _handed_to_maxima(before: _Call, fed: Tensor, args: tuple[Any, ...], kwargs:
 
     pool, dims = getattr(torch.nn.functional, before.name), int(before.name[-2])
     options = {**kwargs, "return_indices": True}
+    answer: Tensor
     answer, now = pool(fed.detach(), *args, **options)
     _, then = pool(before.fed, *args, **options)
     distance = fed.detach() - before.fed

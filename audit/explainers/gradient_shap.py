@@ -72,7 +72,7 @@ class GradientShap(Explainer):
                     slopes = gradient(
                         model.target_score, along.flatten(0, 1), target[block].repeat_interleave(along.shape[1])
                     )
-                    torch.mul(slopes.unflatten(0, along.shape[:2]), distance, out=drawn[:, part])
+                    torch.mul(slopes.reshape(along.shape), distance, out=drawn[:, part])
                 deviation, values[block] = torch.std_mean(drawn.double(), dim=1)
                 error[block] = deviation.flatten(1).amax(dim=1) / self.samples**0.5
         return Attribution(

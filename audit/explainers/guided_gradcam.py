@@ -88,7 +88,7 @@ def _guided_backpropagation(model: AuditedModel, x: Tensor, target: Tensor) -> T
         calls += 1
         answer: Tensor = func(fed, *args, **kwargs)
         if answer.requires_grad:
-            answer.register_hook(lambda slope: slope.clamp(min=0))
+            answer.register_hook(lambda slope: slope.clamp(min=0))  # type: ignore[no-untyped-call]
         return answer
 
     with overridden({"relu": rectifier}):

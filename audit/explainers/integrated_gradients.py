@@ -120,7 +120,7 @@ class IntegratedGradients(Explainer):
             for part in parts:
                 along = _between(origin, at, points[part])
                 aim = target[block].repeat_interleave(len(points[part]))
-                slopes = gradient(score, along, aim).unflatten(0, (len(at), -1))
+                slopes = gradient(score, along, aim).reshape(len(at), -1, *at.shape[1:])
                 summed += torch.einsum(
                     "s,ns...->n...", weights[part].to(slopes), slopes
                 )  # in its own type within a pass

@@ -108,7 +108,7 @@ def _layer(
     """The layer, with the relevance of each unit divided by its answer plus epsilon, and handed down along the rule's weights."""
     import torch
 
-    answer = func(fed, *args, **kwargs)
+    answer: Tensor = func(fed, *args, **kwargs)
     along = answer
     if gamma:
         weight = kwargs["weight"] if "weight" in kwargs else args[0]

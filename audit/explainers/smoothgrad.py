@@ -33,6 +33,7 @@ class Smoothgrad(Explainer):
 
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.GRADIENTS})
     complete: ClassVar[bool] = False
+    slopes: ClassVar[bool] = True
 
     samples: int = Field(default=50, ge=2)
     """Noisy copies of each row."""
@@ -68,7 +69,7 @@ class Smoothgrad(Explainer):
                     copies = noise[:, part].flatten(0, 1)
                     aim = target[block].repeat_interleave(part.stop - part.start)
                     slopes = gradient(model.target_score, copies, aim)
-                    noise[:, part] = slopes.unflatten(0, (len(noise), -1))
+                    noise[:, part] = slopes.reshape(noise[:, part].shape)
                 values[block], deviation = _statistic(noise, self.statistic)
                 error[block] = deviation.flatten(1).amax(dim=1).double()
         return Attribution(
