@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from toys import audited
 from tweets import LENGTH, PLANTED, trained, tweet_data
 
+from audit.explainers import Explainer
 from audit.explainers._features import features_of
 from audit.explainers._tokens import over_characters
 from audit.explainers.layer_integrated_gradients import LayerIntegratedGradients
+from audit.explainers.occlusion import Occlusion
+from audit.explainers.permutation_shap import PermutationShap
 from audit.model import AuditedModel, Capability, Field, InputSpec, NonFiniteOutput, Tokens
 from audit.parameters import NotApplicable
 from audit.rng import ExampleRng
@@ -149,7 +152,7 @@ def subject(n: int = 24) -> tuple[AuditedModel, Tensor, Tensor]:
     return model, x, model.predict(x)
 
 
-def run(explainer: LayerIntegratedGradients, model: AuditedModel, x: Tensor, target: Tensor) -> Any:
+def run(explainer: Explainer, model: AuditedModel, x: Tensor, target: Tensor) -> Any:
     return explainer.run(model, x, target, x[:0], ExampleRng(0, "check", [str(i) for i in range(len(x))], "explainer"))
 
 
@@ -195,6 +198,18 @@ def test_values_add_up_and_find_the_planted_word() -> None:
             assert not hits[-1] or float(share) > 0.5
     assert len(hits) >= 10
     assert np.mean(hits) >= 0.9
+
+
+@pytest.mark.parametrize("explainer", [Occlusion(), PermutationShap(permutations=2)], ids=lambda e: type(e).__name__)
+def test_explainers_that_only_ask_find_the_same_word(explainer: Explainer) -> None:
+    model, x, target = subject(12)
+    words = features_of(x, model.spec)
+    asked = words.total(run(explainer, model, x, target).values)
+    mine = words.total(run(LayerIntegratedGradients(steps=8), model, x, target).values)
+    with_word = [i for i, text in enumerate(decode_all(x)) if PLANTED in text and target[i] == 1]
+    assert len(with_word) >= 5
+    agree = (asked.argmax(dim=1) == mine.argmax(dim=1))[with_word]
+    assert float(agree.double().mean()) >= 0.8
 
 
 def test_a_text_is_explained_the_same_alone_and_among_others() -> None:

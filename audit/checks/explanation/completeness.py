@@ -31,6 +31,9 @@ class Completeness(ExplanationCheck):
     The relative gap is the gap as a share of abs(f(x) − f(baseline)), which counts as at least 1 % of max(1, abs f(x)): an
     attribution is complete where it is at most 1 %.
 
+    Suits explainers whose values are meant to add up: integrated gradients, over embeddings too, and Shapley values. Where it is
+    low, read no sizes from a map: a share of the score is missing or made up, and nobody knows at which features.
+
     Source: Sundararajan et al. 2017, arXiv:1703.01365 (completeness); Lundberg & Lee 2017, arXiv:1705.07874 (local accuracy).
     Blind spots: values may add up and be wrong one by one: see explanation.faithfulness. f(baseline) is the explainer's word.
     """
@@ -56,7 +59,7 @@ class Completeness(ExplanationCheck):
         name, explainer = build_explainer(self.explainer)
         if not explainer.complete:
             raise UserError(
-                f"explainer '{name}' is not meant to add up to the score: choose integrated_gradients or shap_values"
+                f"explainer '{name}' is not meant to add up to the score: choose integrated_gradients (of texts: layer_integrated_gradients) or permutation_shap"
             )
         return self
 

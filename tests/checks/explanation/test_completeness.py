@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 from toys import audited, batch, context, data, digits, trained_cnn
+from tweets import trained, tweet_data
 
 from audit import names
 from audit.checks.explanation.completeness import Completeness
@@ -143,6 +144,16 @@ def test_shap_values_of_a_black_box_are_complete(tmp_path: Path) -> None:
     assert found["complete"].estimate.k == 10  # type: ignore[union-attr]
     assert check.requirements() == frozenset()
     assert Completeness().requirements() == {Capability.GRADIENTS}
+
+
+def test_texts_over_their_embeddings(tmp_path: Path) -> None:
+    for steps, k in ((32, 24), (1, 0)):
+        options = {"steps": steps, "max_steps": 1024 if k else 1}
+        check = Completeness(explainer={"layer_integrated_gradients": options}, samples=24, keep=2)
+        found = measure(check, trained(), tweet_data(60), tmp_path)
+        assert found["complete"].estimate.n == 24  # type: ignore[union-attr]
+        assert found["complete"].estimate.k == k  # type: ignore[union-attr]
+        assert check.requirements() == {Capability.EMBEDDINGS}
 
 
 def test_what_is_stored(tmp_path: Path) -> None:
