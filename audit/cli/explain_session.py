@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from audit.explainers import Attribution, Explainer
     from audit.model import AuditedModel
 
+_MAX_LINES = 40
+"""Lines printed."""
 _CHUNK = 32
 """Most inputs explained before they are written."""
 
@@ -104,7 +106,7 @@ class Session:
             rows = [of_one[i] for of_one in found]
             said, facts = self._said(part, asked, i)
             stem = folder.add(name, said, rows, facts)
-            lines = []
+            lines: list[tuple[str, ...]] = []
             for (label, _, _), (row, meta) in zip(self.chosen, rows, strict=True):
                 reader = AttributionReader(meta, folder.bounds, folder.about["spec"]["fields"])
                 parts = reader.strongest(row)
@@ -259,10 +261,13 @@ def _no_other(name: str) -> AuditedModel:
 
 
 def _table(lines: Sequence[tuple[str, ...]]) -> Any:
+    """What was found, of the first inputs."""
     from rich.markup import escape
     from rich.table import Table
 
     table = Table("input", "model", "explainer", "contributes most", "written", box=None, pad_edge=False)
-    for line in lines:
+    for line in lines[:_MAX_LINES]:
         table.add_row(*map(escape, line))
+    if len(lines) > _MAX_LINES:
+        table.add_row(f"… {len(lines) - _MAX_LINES:,} further lines stand in manifest.json")
     return table

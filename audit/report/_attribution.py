@@ -96,11 +96,11 @@ class AttributionReader:
             places = summed(values) if self.kind == "image" else values.reshape(-1, values.shape[-1])
             found = {i: [int(at) for at in np.unravel_index(i, places.shape)] for i in _largest(places, most)}
             return [Part(self._place(at), float(places.flat[i])) for i, at in found.items()]
-        names, number = np.unique(np.asarray(feature), return_inverse=True)
-        totals = np.zeros(len(names))
+        features, number = np.unique(np.asarray(feature), return_inverse=True)
         number = number.reshape(values.shape)
+        totals = np.zeros(len(features))
         np.add.at(totals, number, values)
-        totals[names < 0] = 0.0
+        totals[features < 0] = 0.0
         return [Part(self._where(np.argwhere(number == i)), float(totals[i])) for i in _largest(totals, most)]
 
     def _place(self, at: Sequence[int]) -> str:

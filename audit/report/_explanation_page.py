@@ -106,31 +106,25 @@ class ExplanationFolder:
         Returns:
             The beginning of the files' names.
         """
-        import numpy as np
-
         stem = f"{len(self._inputs) + 1:0{len(str(self.planned))}d}-{safe_name(Path(name).stem)[:40]}"
-        pairs, samples, files, described = [], [], [], []
-        for method, (row, meta) in zip(self.methods, rows, strict=True):
-            reader = AttributionReader(meta, self.bounds, self.about["spec"]["fields"])
-            self._kind = reader.kind
-            one = f"{stem}.{safe_name(method.label)}"
-            heading = f"{name}: {said}"
-            (self.path / f"{one}.png").write_bytes(picture(reader, heading, [(method.label, row)], self.bounds))
-            full = {**meta, **self.about, "input": name}
-            np.savez_compressed(self.path / f"{one}.npz", meta=np.array(canonical_json(full)), **dict(row))
-            sample = reader.sample({key: value for key, value in row.items() if key != "label"})
-            sample.title = method.label
+        readers = [AttributionReader(meta, self.bounds, self.about["spec"]["fields"]) for _, meta in rows]
+        self._kind = readers[0].kind
+        shown = [(one.label, reader, row) for one, reader, (row, _) in zip(self.methods, readers, rows, strict=True)]
+        samples: list[Sample] = []
+        files, described = [], []
+        for (label, reader, row), (_, meta) in zip(shown, rows, strict=True):
+            drawn, stored = (f"{stem}.{safe_name(label)}.{suffix}" for suffix in ("png", "npz"))
+            self._draw(drawn, name, said, [(label, reader, row)])
+            self._store(stored, row, {**meta, **self.about, "input": name})
+            sample = reader.sample(row)
+            sample.title = label
             if samples:
                 sample.pictures = sample.pictures[1:]  # the input stands beside the first
             samples.append(sample)
-            files += [f"{one}.png", f"{one}.npz"]
-            pairs.append((reader, method.label, row))
-            described.append(
-                {"explainer": method.label, "picture": f"{one}.png", "arrays": f"{one}.npz", **_scalars(row)}
-            )
-        if len(pairs) > 1:
-            beside = picture(pairs[0][0], f"{name}: {said}", [(label, row) for _, label, row in pairs], self.bounds)
-            (self.path / f"{stem}.png").write_bytes(beside)
+            files += [drawn, stored]
+            described.append({"explainer": label, "picture": drawn, "arrays": stored, **_scalars(row)})
+        if len(shown) > 1:
+            self._draw(f"{stem}.png", name, said, shown)
             files.insert(0, f"{stem}.png")
         self._inputs.append({"name": name, **facts, "explanations": described})
         size = sum(sample.size for sample in samples)
@@ -138,6 +132,16 @@ class ExplanationFolder:
             self._page.append(Explained(name, said, samples, files))
             self._size += size
         return stem
+
+    def _draw(
+        self, file: str, name: str, said: str, shown: Sequence[tuple[str, AttributionReader, Mapping[str, Any]]]
+    ) -> None:
+        (self.path / file).write_bytes(picture(f"{name}: {said}", shown, self.bounds))
+
+    def _store(self, file: str, row: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+        import numpy as np
+
+        np.savez_compressed(self.path / file, meta=np.array(canonical_json(meta)), **row)
 
     def close(self, finished: bool) -> None:
         """Write the page and the manifest; of nothing but an unfinished beginning nothing stays."""

@@ -36,31 +36,31 @@ _STYLE: dict[str, Any] = {
 }
 
 
-def picture(
-    reader: AttributionReader,
-    heading: str,
-    found: Sequence[tuple[str, Mapping[str, Any]]],
-    bounds: tuple[float, float] | None,
-) -> bytes:
+Shown = tuple[str, AttributionReader, Mapping[str, Any]]
+"""An explainer's label, and its row, as `AttributionReader.sample` takes it."""
+
+
+def picture(heading: str, found: Sequence[Shown], bounds: tuple[float, float] | None) -> bytes:
     """The PNG.
 
     Args:
         heading: what it is, what was predicted, with which score.
-        found: the explainers and their rows, as `AttributionReader.sample` takes them; all of one input.
+        found: what the explainers say, all of one input.
         bounds: black and white of an image.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
-    found = [(clean(label), without_rounding(row)) for label, row in found]
+    found = [(clean(label), reader, without_rounding(row)) for label, reader, row in found]
+    kind = found[0][1].kind
     out = io.BytesIO()
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a font without the character draws a box
-        if reader.kind == "image":
-            figure = _images(reader, clean(heading), found, bounds)
+        if kind == "image":
+            figure = _images(clean(heading), found, bounds)
         else:
             figure = Figure(dpi=DPI, layout="constrained")
-            (_series if reader.kind == "series" else _bars)(figure, reader, found)
+            (_series if kind == "series" else _bars)(figure, found)
             figure.suptitle(_wrapped(heading, figure.get_figwidth()), fontsize=10, fontweight="bold")
         figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
@@ -70,18 +70,13 @@ def _wrapped(heading: str, width: float) -> str:
     return textwrap.fill(clean(heading), max(20, int(_LETTERS * width)))
 
 
-def _images(
-    reader: AttributionReader,
-    heading: str,
-    found: Sequence[tuple[str, Mapping[str, Any]]],
-    bounds: tuple[float, float] | None,
-) -> Figure:
+def _images(heading: str, found: Sequence[Shown], bounds: tuple[float, float] | None) -> Figure:
     """The input and its maps in a row, each with its scale below. Placed by hand: a layout engine would take most of the time."""
     import numpy as np
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
-    x = planes(found[0][1]["x"])
+    x = planes(found[0][2]["x"])
     low, high = bounds or (float(x.min()), float(x.max()))
     height = min(_TALLEST, _PANEL * x.shape[0] / x.shape[1])
     width = height * x.shape[1] / x.shape[0]
@@ -108,7 +103,7 @@ def _images(
         place.imshow(np.clip((x - low) / ((high - low) or 1.0), 0, 1), interpolation="nearest", aspect="auto")
         below.set_visible(False)
     colours = ListedColormap(palette() / 255, name="audit")
-    for number, (label, row) in enumerate(found, 1):
+    for number, (label, reader, row) in enumerate(found, 1):
         place, below = panel(number, label)
         values = np.nan_to_num(summed(row["values"]))
         limit = limit_of(values) or 1.0
@@ -131,23 +126,19 @@ def _edges(place: Axes, number: NDArray[Any]) -> None:
         place.add_collection(LineCollection(lines, colors="#464a50", linewidths=0.5))
 
 
-def _series(
-    figure: Figure,
-    reader: AttributionReader,
-    found: Sequence[tuple[str, Mapping[str, Any]]],
-) -> None:
+def _series(figure: Figure, found: Sequence[Shown]) -> None:
     """A column per explainer; per channel the line in colours, and below it the contributions by themselves."""
     import numpy as np
 
-    lines = np.asarray(found[0][1]["x"], dtype=float)
+    lines = np.asarray(found[0][2]["x"], dtype=float)
     lines = lines.reshape(-1, lines.shape[-1])
-    sums = sum(np.abs(np.asarray(row["values"], dtype=float).reshape(lines.shape)).sum(axis=1) for _, row in found)
+    sums = sum(np.abs(np.asarray(row["values"], dtype=float).reshape(lines.shape)).sum(axis=1) for _, _, row in found)
     channels = sorted(np.argsort(-np.asarray(sums), kind="stable")[:MAX_CHANNELS].tolist())
     figure.set_size_inches(max(5.0, 4.2 * len(found)), 0.9 + 1.7 * len(channels))
     grid = figure.subplots(
         2 * len(channels), len(found), squeeze=False, sharex=True, height_ratios=[2, 1] * len(channels)
     )
-    for column, (label, row) in enumerate(found):
+    for column, (label, _, row) in enumerate(found):
         values = np.nan_to_num(np.asarray(row["values"], dtype=float).reshape(lines.shape))
         limit = float(np.abs(values).max()) or 1.0
         for place, channel in enumerate(channels):
@@ -183,16 +174,12 @@ def _coloured(place: Axes, line: NDArray[Any], share: NDArray[Any]) -> None:
     place.autoscale()
 
 
-def _bars(
-    figure: Figure,
-    reader: AttributionReader,
-    found: Sequence[tuple[str, Mapping[str, Any]]],
-) -> None:
+def _bars(figure: Figure, found: Sequence[Shown]) -> None:
     """A column of bars per explainer: columns of a table with their values, words of a text."""
-    most = [reader.strongest(row, MAX_BARS) for _, row in found]
+    most = [reader.strongest(row, MAX_BARS) for _, reader, row in found]
     figure.set_size_inches(5.2 * len(found), 2.1 + 0.27 * max(map(len, most), default=1))
     axes = figure.subplots(1, len(found), squeeze=False)[0]
-    for place, (label, _), parts in zip(axes, found, most, strict=True):
+    for place, (label, reader, _), parts in zip(axes, found, most, strict=True):
         amounts = [part.amount for part in parts]
         colours = [_FOR if amount > 0 else _AGAINST for amount in amounts]
         for bar, amount in zip(place.barh(range(len(parts)), amounts, color=colours, height=0.7), amounts, strict=True):
