@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from audit.parameters import NotApplicable, UserError
+from audit.rng import generator, key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +29,7 @@ def retrained(model: AuditedModel, members: Batch, ctx: Context, epochs: int) ->
 
     A torch module starts from new weights and is trained with Adam until it has learnt `LEARNT`, or for `epochs`. A scikit-learn
     estimator or pipeline is cloned and fitted as it was, a booster grown again with its own objective, rounds and what parameters
-    its file holds. The model itself stays as it is.
+    its file holds. The model itself stays as it is. One training serves every check of a run, while it fits in memory.
 
     Raises:
         NotApplicable: the model is neither, or gives no scores to train by.
@@ -35,15 +37,30 @@ def retrained(model: AuditedModel, members: Batch, ctx: Context, epochs: int) ->
 
     Source: Adebayo et al. 2018, arXiv:1810.03292, section 5.
     """
+    weights = model.module.parameters() if model.module is not None else ()
+    size = sum(weight.numel() * weight.element_size() for weight in weights) or 1 << 20
+    return model.remembered(
+        f"trained on permuted labels of {members.digest} for {epochs} epochs, seed {ctx.seed}",
+        size,
+        partial(_on_permuted_labels, model, members, ctx, epochs),
+    )
+
+
+def _on_permuted_labels(model: AuditedModel, members: Batch, ctx: Context, epochs: int) -> tuple[AuditedModel, float]:
     from audit.bridges.global_generators import seeded
 
-    labels = ctx.generator("permuted labels").permutation(members.labels)
-    with seeded(ctx.number("training on permuted labels")):
+    labels = generator(ctx.seed, "permuted labels").permutation(members.labels)
+    with seeded(_seed(ctx, "training on permuted labels")):
         if model.module is not None:
             other = _trained(model, model.tensor(members), labels, ctx, epochs)
         else:
             other = _with_native(model, _fitted(model, members.x, labels))
     return other, _learnt(other, model.tensor(members), labels)
+
+
+def _seed(ctx: Context, purpose: str) -> int:
+    """31 bits, the same for every check of a run."""
+    return key(ctx.seed, purpose) % (2**31 - 1)
 
 
 def _learnt(model: AuditedModel, x: Tensor, labels: NDArray[Any]) -> float:
@@ -68,12 +85,12 @@ def _trained(model: AuditedModel, x: Tensor, labels: NDArray[Any], ctx: Context,
 
     if model.output == "label":
         raise NotApplicable(f"model '{model.name}' gives labels only: there is nothing to train it by")
-    other = randomised(model, layers_from_top(model, x), x, ctx.number("new weights"))
+    other = randomised(model, layers_from_top(model, x), x, _seed(ctx, "new weights"))
     module = other.module
     assert module is not None
     y = torch.as_tensor(labels, device=x.device)
     optimiser = torch.optim.Adam(module.requires_grad_(True).parameters(), lr=_RATE)
-    orders = torch.Generator().manual_seed(ctx.number("order of training"))
+    orders = torch.Generator().manual_seed(_seed(ctx, "order of training"))
     try:
         for epoch in range(epochs):
             module.train()

@@ -146,6 +146,13 @@ def test_the_interval_is_over_rows_and_draws() -> None:
     assert crossed_mean(np.ones((9, 3))).interval() == (1, 1)
 
 
+def test_the_variance_of_rows_and_draws_by_hand() -> None:
+    """Rows 0 to 3 plus draws 0 to 2, and nothing else: (5/3) / 4 + 1 / 3."""
+    found = crossed_mean(np.arange(4.0)[:, None] + np.arange(3.0))
+    assert (found.value, found.n) == (2.5, 4)
+    assert found.se == pytest.approx(np.sqrt(5 / 12 + 1 / 3))
+
+
 def test_intervals_over_rows_and_draws_cover() -> None:
     rng = np.random.default_rng(1)
     held = 0
@@ -336,6 +343,21 @@ def test_permuted_labels_are_learnt_by_heart(tmp_path: Path) -> None:
     assert other.module is not None
     assert not other.module.training
     assert retrained(mlp(), members, context(tmp_path), epochs=2)[1] < 0.9
+
+
+def test_one_training_serves_every_explainer(tmp_path: Path) -> None:
+    model = mlp()
+    slopes, sizes = (
+        measure(explainer, tmp_path, model, small()[1], randomise="data", epochs=2)
+        for explainer in (GRADIENT, "saliency")
+    )
+    # The same two models: by size, the gradient and its size say the same.
+    assert value(slopes, "data_rank_correlation") == value(sizes, "data_rank_correlation")
+    members = small()[1].train
+    assert members is not None
+    ctx = context(tmp_path)
+    assert retrained(model, members, ctx, epochs=2)[0] is retrained(model, members, ctx, epochs=2)[0]
+    assert retrained(model, members, ctx, epochs=1)[0] is not retrained(model, members, ctx, epochs=2)[0]
 
 
 def test_fewer_members_are_another_model(tmp_path: Path) -> None:
