@@ -9,15 +9,17 @@ plausibility: local outlier factor, Breunig et al. 2000, doi 10.1145/342009.3353
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from audit.data import AuditData, Batch
 from audit.global_explanations._encoding import encode, standardise
-from audit.model import AuditedModel, Capability, implied
-from audit.parameters import UserError
+from audit.model import AuditedModel, Capability, Field, InputSpec, implied
+from audit.parameters import NotApplicable, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,18 +28,24 @@ if TYPE_CHECKING:
     from audit.attacks.tabular import Tabular
     from audit.finding import ThreatModel
     from audit.gate import Gate
-    from audit.model import InputSpec
     from audit.rng import ExampleRng
+
+MOST_ELEMENTS = 1024
+"""Of an input that is no table: each element is searched as a column."""
 
 
 # --- the question ----------------------------------------------------------------------------------------------------
 
 
 def towards(model: AuditedModel, desired: int | Gate) -> AuditedModel:
-    """The model as a classifier of two: 1 where its answer is the desired one, else 0.
+    """The model as a classifier of two over the columns of a table: 1 where its answer is the desired one, else 0.
 
     Args:
         desired: a class, or what a regression's value must meet.
+
+    Raises:
+        NotApplicable: see `as_columns`.
+        UserError: an equality, which cannot be aimed at.
     """
     if isinstance(desired, int):
         if model.output == "label":
@@ -67,14 +75,49 @@ def _view(model: AuditedModel, forward: Callable[[Tensor], Tensor], labels: bool
         digest=model.digest,
         task="classification",
         classes=("other", "desired"),
-        spec=model.spec,
+        spec=as_columns(model.spec),
         output="label" if labels else "margin",
         capabilities=implied("label" if labels else "margin", gradients=gradients, layers=False),
-        forward=forward,
+        forward=lambda x: forward(as_input(model, x)),
         module=model.module,
         micro_batch=model.micro_batch,
         device=model.device,
     )
+
+
+def as_columns(spec: InputSpec) -> InputSpec:
+    """An input as a table: itself, or one column of numbers per element.
+
+    Raises:
+        NotApplicable: it is made of signs, or has more than `MOST_ELEMENTS`.
+    """
+    if spec.tabular:
+        return spec
+    if spec.kind in ("text", "tokens", "category", "id") or math.prod(spec.shape) > MOST_ELEMENTS:
+        raise NotApplicable(
+            f"counterfactuals change the columns of a table, or up to {MOST_ELEMENTS:,} numbers; the input is a {spec.kind} of "
+            f"shape {spec.shape}"
+        )
+    places = torch.cartesian_prod(*(torch.arange(size) for size in spec.shape)).reshape(-1, len(spec.shape)).tolist()
+    return InputSpec(
+        fields=tuple(Field(name=", ".join(map(str, place)), kind="number", bounds=spec.bounds) for place in places)
+    )
+
+
+def as_input(model: AuditedModel, x: Tensor) -> Tensor:
+    """Rows of columns ``(N, F)`` as the model is fed them."""
+    return x if model.spec.tabular else x.reshape(len(x), *model.spec.shape).to(model.input_dtype)
+
+
+def flattened(data: AuditData, spec: InputSpec) -> AuditData:
+    """The same rows as columns."""
+
+    def flat(batch: Batch | None) -> Batch | None:
+        return None if batch is None else Batch(batch.x.reshape(len(batch), -1), batch.labels, batch.ids, batch.groups)
+
+    test = flat(data.test)
+    assert test is not None
+    return AuditData(data.source, test, spec, data.classes, flat(data.train), flat(data.population), data.notes)
 
 
 # --- how far, and how odd --------------------------------------------------------------------------------------------
@@ -173,6 +216,15 @@ class Counterfactuals:
     def first(self) -> Tensor:
         """``(T,)`` bool: the nearest of its row."""
         return self.row.diff(prepend=self.row[:1] - 1) != 0
+
+    def apart(self, distance: Distance) -> Tensor:
+        """Mean distance between the counterfactuals of each row that has two or more, ``(R,)``."""
+        same = (self.row[:, None] == self.row) & ~torch.eye(len(self.row), dtype=torch.bool, device=self.row.device)
+        pair, other = same.nonzero(as_tuple=True)
+        _, which, pairs = self.row[pair].unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
+        total = torch.zeros(len(pairs), dtype=torch.float64, device=self.row.device)
+        total.index_add_(0, which, distance(self.x[pair], self.x[other]))
+        return total / pairs
 
 
 def find_counterfactuals(

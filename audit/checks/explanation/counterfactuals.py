@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, ValidationError, model_validator
 
+from audit.attacks._relations import parse_relation
 from audit.attacks.tabular import Tabular
 from audit.checks import Check
 from audit.checks._sample import sample
-from audit.checks.explanation._tables import class_index, known_rows, require_table
+from audit.checks.explanation._tables import class_index, known_rows
 from audit.finding import EvidenceRef, Mean, Measurement, Metric, Proportion, ThreatModel
 from audit.gate import Gate
 from audit.model import Capability
@@ -23,9 +25,13 @@ if TYPE_CHECKING:
     from audit.context import Context
     from audit.data import AuditData, Batch
     from audit.global_explanations.counterfactuals import Counterfactuals as Found
-    from audit.model import AuditedModel
+    from audit.global_explanations.counterfactuals import Distance
+    from audit.model import AuditedModel, InputSpec
 
 _DECIDED_HERE = ("classes", "search")
+_SEARCH = {"beam": 2, "values": 10}
+"""Of the search, unless said otherwise: it is asked several times over, and for ways back rather than for the worst case."""
+_ONLY_TEST_ROWS = "no members or population are known: ranges, scales and plausibility are those of the test rows"
 
 
 class Counterfactuals(Check):
@@ -36,7 +42,8 @@ class Counterfactuals(Check):
     category counts 1); sparsity, the columns it changes; gain, how much nearer it is than the nearest known row that has the desired
     answer; plausibility, the share that the local outlier factor finds usual among known rows with the desired answer; neighbour
     distance, how far their nearest of those are, where 1 is usual. Of all changes: how far those of one row are from each other, and
-    whether every column that may not change is as it was. Low validity says that people who get this answer can do nothing about it;
+    whether every column that may not change is as it was. The search prefers few columns, then a short way; of an input that is no
+    table every number counts as a column (up to 1,024). Low validity says that people who get this answer can do nothing about it;
     low plausibility, that what they are told to become does not exist; different validity or proximity by group, that the way back
     is longer for some.
 
@@ -66,7 +73,7 @@ class Counterfactuals(Check):
     """The favourable answer: a class (None: the second of two), or of a regression what the value must meet: ``">= 150"``."""
     changes: dict[str, Any] = {}
     """What may change, with the parameters of the attack ``tabular``: mutable, immutable, increase_only, decrease_only, integer, category,
-    one_hot, ranges, tail, relations, max_changed, max_cost, scales, and those of its search."""
+    one_hot, ranges, tail, relations, max_changed, max_cost, scales, and those of its search (here beam 2 and values 10 unless given)."""
     count: int = Field(3, ge=1)
     """Counterfactuals of each row, as far as there are different ones."""
     samples: int | None = Field(50, ge=1)
@@ -85,47 +92,43 @@ class Counterfactuals(Check):
         """See `Check.run`.
 
         Raises:
-            NotApplicable: the input is no table, or no test row has an unfavourable answer.
+            NotApplicable: the input is neither a table nor small, or no test row has an unfavourable answer.
             UserError: no such class or column, a comparison that cannot be aimed at, or no known row has the desired answer.
         """
-        from audit.global_explanations.counterfactuals import Distance, find_counterfactuals
+        from audit.global_explanations.counterfactuals import Distance, find_counterfactuals, flattened
 
-        require_table(model, "counterfactuals")
         aim = _Aim.of(model, self.desired)
+        view = aim.view(model)
         batch = self._unfavourable(model, data, aim, ctx)
-        known, cautions = known_rows(data), ()
+        known, cautions = known_rows(data), tuple[str, ...]()
         if known is None:
-            known = data.test
-            cautions = (
-                "no members or population are known: ranges, scales and plausibility are those of the test rows",
-            )
-            data = _with_members(data)
-        rows = model.tensor(known)
-        usual = rows[aim.met(model.predict(rows))]
+            known, data = data.test, dataclasses.replace(data, train=data.test)
+            cautions = (_ONLY_TEST_ROWS,)
+        columns = data if model.spec.tabular else flattened(data, view.spec)
+        rows, x = model.tensor(known).flatten(1), model.tensor(batch).flatten(1)
+        usual = rows[aim.met(model.predict(model.tensor(known)))]
         if not len(usual):
             raise UserError(f"no known row has the desired answer ({aim.words}): there is nothing to aim at")
-        x, distance, view = model.tensor(batch), Distance.fit(rows, model.spec), aim.view(model)
-        threat = ThreatModel(access="black_box_scores")
+        distance = Distance.fit(rows, view.spec)
 
         def fit(fixed: tuple[str, ...]) -> Tabular | None:
             rules = self._rules(fixed)
-            return None if rules.mutable == () else rules.fit(view, data, ctx)
+            return rules.fit(view, columns, ctx) if self._free(view.spec, rules) else None
 
         ctx.progress(0, 1, f"searching for {len(batch)} rows")
-        found = find_counterfactuals(view, x, fit, self.count, distance, threat, ctx.rng(batch.ids, "counterfactuals"))
-        found, refused = self._confirmed(model, fit, aim, x, found)
+        streams = ctx.rng(batch.ids, "counterfactuals")
+        threat = ThreatModel(access="black_box_scores")
+        found = find_counterfactuals(view, x, fit, self.count, distance, threat, streams)
+        found, refused = self._confirmed(model, fit(()), aim, x, found)
         if refused:
-            cautions = (
-                *cautions,
-                f"{refused} proposed changes did not turn the answer, or broke a rule; they do not count",
-            )
-        yield from self._measured(model, aim, batch, x, usual, found, distance, cautions, ctx)
+            cautions = (*cautions, f"{refused} proposed changes did not turn the answer, or broke a rule: not counted")
+        yield from self._measured(_Searched(model, view.spec, batch, x, usual, distance), found, cautions, ctx)
 
     def _rules(self, fixed: tuple[str, ...]) -> Tabular:
         """What may change, with some more columns fixed; an empty `mutable` where none is left."""
         if wrong := [name for name in _DECIDED_HERE if name in self.changes]:
             raise UserError(f"changes: '{wrong[0]}' is decided here by 'desired' and the model: leave it out")
-        given = dict(self.changes)
+        given = {**_SEARCH, **self.changes}
         if fixed:
             given["immutable"] = (*given.get("immutable", ()), *fixed)
             if given.get("mutable") is not None:
@@ -137,6 +140,12 @@ class Counterfactuals(Check):
             where = ".".join(str(part) for part in first["loc"])
             raise UserError(f"changes{f', {where}' if where else ''}: {first['msg']}") from error
 
+    def _free(self, spec: InputSpec, rules: Tabular) -> set[str]:
+        """Columns that may change, by themselves or because they follow from others, from the declaration alone."""
+        derived = {str(name) for name in (parse_relation(text).derives for text in rules.relations) if name}
+        named = {field.name for field in spec.fields} if rules.mutable is None else set(rules.mutable)
+        return (named | derived) - set(rules.immutable) if named - derived - set(rules.immutable) else set()
+
     def _unfavourable(self, model: AuditedModel, data: AuditData, aim: _Aim, ctx: Context) -> Batch:
         """Test rows that do not have the desired answer."""
         answers = model.outputs(data.test)
@@ -146,36 +155,29 @@ class Counterfactuals(Check):
             raise NotApplicable(f"every test row has the desired answer already ({aim.words})")
         return sample(wrong, self.samples, ctx)
 
-    def _confirmed(self, model: AuditedModel, fit: Any, aim: _Aim, x: Tensor, found: Found) -> tuple[Found, int]:
+    def _confirmed(
+        self, model: AuditedModel, rules: Tabular | None, aim: _Aim, x: Tensor, found: Found
+    ) -> tuple[Found, int]:
         """Those that the model answers as desired when asked again, and that keep the rules; and how many do not."""
         from audit.global_explanations.counterfactuals import Counterfactuals as Found
+        from audit.global_explanations.counterfactuals import as_input
 
-        if not len(found.row):
+        if not len(found.row) or rules is None:
             return found, 0
-        good = aim.met(model.predict(found.x)) & fit(()).permits(model, x[found.row], found.x)
+        good = aim.met(model.predict(as_input(model, found.x))) & rules.permits(model, x[found.row], found.x)
         return Found(found.row[good], found.x[good]), int((~good).sum())
 
-    def _measured(
-        self,
-        model: AuditedModel,
-        aim: _Aim,
-        batch: Batch,
-        x: Tensor,
-        usual: Tensor,
-        found: Found,
-        distance: Any,
-        cautions: tuple[str, ...],
-        ctx: Context,
-    ) -> Iterator[Measurement]:
+    def _measured(self, of: _Searched, found: Found, cautions: tuple[str, ...], ctx: Context) -> Iterator[Measurement]:
         import torch
 
         from audit.global_explanations.counterfactuals import nearest_distance, plausibility
 
+        batch, x, usual, distance = of.batch, of.x, of.usual, of.distance
         valid = torch.zeros(len(batch), dtype=torch.bool)
         valid[found.row.cpu()] = True
         outcomes = ctx.evidence("outcomes", "outcomes", title="a counterfactual was found")
         outcomes.append(batch.ids, value=valid.double())
-        evidence: tuple[EvidenceRef, ...] = (outcomes.ref, *self._store(model, batch, x, found, distance, ctx))
+        evidence: tuple[EvidenceRef, ...] = (outcomes.ref, *self._store(of, found, ctx))
         shared: dict[str, Any] = {"evidence": evidence, "cautions": cautions}
         yield Measurement(metric="validity", estimate=_share(valid), **shared)
         yield from _by_group("validity", batch, range(len(batch)), valid)
@@ -193,52 +195,61 @@ class Counterfactuals(Check):
             yield Measurement(metric=metric, estimate=_mean(values), **shared)
         yield from _by_group("proximity", batch, found.row[first].tolist(), far)
         if len(usual) >= 3:
-            odd = plausibility(changed, usual, model.spec, self.neighbours)
+            odd = plausibility(changed, usual, of.spec, self.neighbours)
             yield Measurement(metric="plausibility", estimate=_share(odd.inlier), **shared)
             yield Measurement(metric="neighbour_distance", estimate=_mean(odd.neighbour_distance), **shared)
-        if len(apart := _apart(found, distance)):
+        if len(apart := found.apart(distance)):
             yield Measurement(metric="diversity", estimate=_mean(apart), **shared)
-        kept = ~_differs(x[found.row], found.x)[:, self._fixed(model)].any(dim=1)
+        free = self._free(of.spec, self._rules(()))
+        fixed = [j for j, field in enumerate(of.spec.fields) if field.name not in free]
+        kept = ~_differs(x[found.row], found.x)[:, fixed].any(dim=1)
         yield Measurement(metric="immutable_kept", estimate=_share(kept), **shared)
 
-    def _fixed(self, model: AuditedModel) -> list[int]:
-        """Columns that may not change, from the declaration alone."""
-        names = [field.name for field in model.spec.fields]
-        rules = self._rules(())
-        derived = {text.split("==")[0].strip().strip("'\"") for text in rules.relations if "==" in text}
-        may = (set(names) if rules.mutable is None else set(rules.mutable)) - set(rules.immutable)
-        return [j for j, name in enumerate(names) if name not in may | (derived - set(rules.immutable))]
-
-    def _store(
-        self, model: AuditedModel, batch: Batch, x: Tensor, found: Found, distance: Any, ctx: Context
-    ) -> tuple[EvidenceRef, ...]:
+    def _store(self, of: _Searched, found: Found, ctx: Context) -> tuple[EvidenceRef, ...]:
         """Rows before and after, the nearest change of each row first."""
+        from audit.global_explanations.counterfactuals import as_input
+
         keep = found.row < self.keep
         if not bool(keep.any()):
             return ()
-        row, changed = found.row[keep], found.x[keep]
+        model, row, changed = of.model, found.row[keep], found.x[keep]
         number = [int((row[:i] == row[i]).sum()) + 1 for i in range(len(row))]
+        spec = model.spec
         writer = ctx.evidence(
-            "counterfactuals",
-            "adversarial",
-            attack="counterfactuals",
-            by="counterfactual",
-            input_kind=model.spec.kind,
-            classes=list(model.classes),
-            feature_names=[field.name for field in model.spec.fields],
-            units="MAD",
-        )
-        before, after = model.predict(x[row]), model.predict(changed)
+            "counterfactuals", "adversarial", attack="counterfactuals", by="counterfactual", input_kind=spec.kind, units="MAD",
+            classes=list(model.classes), feature_names=[field.name for field in spec.fields] if spec.tabular else [],
+            bounds=list(spec.bounds or ()),
+        )  # fmt: skip
+        before, after = (as_input(model, part) for part in (of.x[row], changed))
+        answer = model.predict(before)
         writer.append(
-            [f"{batch.ids[int(r)]}#{n}" for r, n in zip(row, number, strict=True)],
-            x=x[row],
-            adversarial=changed,
-            label=before,
-            prediction=before,
-            adversarial_prediction=after,
-            size=distance(x[row], changed),
+            [f"{of.batch.ids[int(r)]}#{n}" for r, n in zip(row, number, strict=True)],
+            x=before,
+            adversarial=after,
+            label=answer,
+            prediction=answer,
+            adversarial_prediction=model.predict(after),
+            size=of.distance(of.x[row], changed),
         )
         return (writer.ref,)
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """What the counterfactuals belong to.
+
+    Args:
+        spec: the input as columns.
+        batch, x: the rows with an unfavourable answer, ``(N, F)``.
+        usual: ``(M, F)`` known rows with the desired one.
+    """
+
+    model: AuditedModel
+    spec: InputSpec
+    batch: Batch
+    x: Tensor
+    usual: Tensor
+    distance: Distance
 
 
 @dataclass(frozen=True)
@@ -279,27 +290,8 @@ class _Aim:
         return towards(model, self.answer)
 
 
-def _with_members(data: AuditData) -> AuditData:
-    """The same data whose test rows stand for the members that are not known."""
-    import dataclasses
-
-    return dataclasses.replace(data, train=data.test)
-
-
 def _differs(x: Tensor, others: Tensor) -> Tensor:
     return (x != others) & ~(x.isnan() & others.isnan())
-
-
-def _apart(found: Found, distance: Any) -> Tensor:
-    """Mean distance between the counterfactuals of each row that has two or more, ``(R,)``."""
-    import torch
-
-    same = (found.row[:, None] == found.row) & ~torch.eye(len(found.row), dtype=torch.bool, device=found.row.device)
-    pair, other = same.nonzero(as_tuple=True)
-    total = torch.zeros(len(found.row), dtype=torch.float64, device=found.row.device)
-    total.index_add_(0, found.row[pair].unique(return_inverse=True)[1], distance(found.x[pair], found.x[other]))
-    counts = found.row[pair].unique(return_counts=True)[1]
-    return total[: len(counts)] / counts
 
 
 def _share(flags: Tensor) -> Proportion:

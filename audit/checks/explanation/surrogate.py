@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -147,7 +147,7 @@ class Surrogate(Check):
         outcomes = ctx.evidence("outcomes", "outcomes", title="squared difference to the model's value")
         outcomes.append(test.ids, value=(columns[0] - columns[1]) ** 2)
         evidence = (outcomes.ref, self._account(model, test, asked, said, fitted, ctx))
-        statistics = {
+        statistics: dict[str, Callable[..., Any]] = {
             "fidelity": lambda y, s, c: _r_squared(y, s),
             "fidelity_gain": lambda y, s, c: _r_squared(y, s) - _r_squared(y, c),
         }
@@ -181,7 +181,7 @@ class Surrogate(Check):
         inside = [leaves == rule.leaf for rule in rules]
         nan = float("nan")
         if model.task == "regression":
-            answers = {"answer": [rule.answer for rule in rules]}
+            answers: dict[str, list[Any]] = {"answer": [rule.answer for rule in rules]}
             off = (asked - said).abs()
             quality = {
                 "mean_absolute_difference": [float(off[part].mean()) if bool(part.any()) else nan for part in inside]

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
-from toys import audited, batch, data
+from toys import audited, batch, data, digits, trained_cnn
 
 from audit.checks.explanation.counterfactuals import Counterfactuals
 from audit.data import AuditData, Batch
@@ -285,11 +285,31 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
         measure(Counterfactuals(), lender(lambda x: x[:, 0] + 1), rows, tmp_path)
     with pytest.raises(UserError, match="no known row has the desired answer"):
         measure(Counterfactuals(), lender(lambda x: -x[:, 0] - 1), rows, tmp_path)
-    image = audited(lambda x: x.flatten(1)[:, :2], (1, 4, 4), gradients=False)
-    with pytest.raises(NotApplicable, match="columns of a table"):
-        measure(
-            Counterfactuals(),
-            image,
-            data(batch(np.zeros((3, 1, 4, 4), dtype=np.float32), np.zeros(3, dtype=int))),
-            tmp_path,
-        )
+    large = audited(lambda x: x.flatten(1)[:, :2], (1, 40, 40), gradients=False)
+    rows = data(batch(np.zeros((3, 1, 40, 40), dtype=np.float32), np.zeros(3, dtype=int)))
+    with pytest.raises(NotApplicable, match="up to 1,024 numbers"):
+        measure(Counterfactuals(desired="1"), large, rows, tmp_path)
+
+
+def test_a_small_image_is_changed_pixel_by_pixel(tmp_path: Path) -> None:
+    """Few pixels turn a net: valid, and less usual than the digits that it stands beside."""
+    rows, model = digits(), audited(trained_cnn(2), (1, 8, 8), 10, bounds=(0.0, 16.0))
+    changes = {"values": 2, "beam": 1, "steps": 10, "draws": 0}
+    found = measure(Counterfactuals(desired="8", changes=changes, samples=6, count=1), model, rows, tmp_path)
+    assert found["validity", ""].estimate.value > 0.5
+    assert found["sparsity", ""].estimate.value < 32
+    examples = stored(found["validity", ""], "counterfactuals", tmp_path)
+    assert examples.column("adversarial").shape[1:] == (1, 8, 8)
+    assert set(examples.column("adversarial_prediction")) == {8}
+    assert examples.column("adversarial").max() <= 16
+    fixed = Counterfactuals(desired="8", changes={**changes, "immutable": ["0, 3, 4"]}, samples=6, count=1)
+    again = stored(measure(fixed, model, rows, tmp_path)["validity", ""], "counterfactuals", tmp_path, 1)
+    np.testing.assert_array_equal(again.column("x")[:, 0, 3, 4], again.column("adversarial")[:, 0, 3, 4])
+
+
+def test_a_row_whose_every_column_was_used_has_no_further_way(tmp_path: Path) -> None:
+    rows = applicants()
+    model = lender(thrifty)
+    found = measure(Counterfactuals(changes={"immutable": ["age", "job"]}, count=5, samples=5), model, rows, tmp_path)
+    assert found["validity", ""].estimate.value == 1
+    assert found["immutable_kept", ""].estimate.n >= 8
