@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from audit.report._images import MAX_SIDE, photograph, signed_map, summed
 from audit.report._sample import BarList, Sample, bar_list, named, number
@@ -63,10 +63,12 @@ class AttributionReader:
             row: x, values, target and, where they are known, prediction, label, score, base_value, error, feature, parts,
                 quality_NAME.
         """
+        import numpy as np
+
         row = without_rounding(row)
         sample = Sample(self._title(row), right)
         aim = named(row.get("target"), self.classes) if self.classes else ""
-        match self.kind:
+        match self.form(row):
             case "image":
                 self._image(sample, row, aim)
             case "text":
@@ -75,25 +77,43 @@ class AttributionReader:
                 self._series(sample, row, aim)
             case _:
                 sample.lists.append(self._bars(row["x"], row["values"]))
-        if "parts" in row and len(self._parts) == len(row["parts"]):
+        if bands := self.bands(row):
             header = ("band" if self.kind == "series" else "part", "", "contribution")
-            sample.lists.append(bar_list(self._parts, [""] * len(self._parts), row["parts"], header))
+            amounts = np.array([part.amount for part in bands])
+            sample.lists.append(bar_list([part.name for part in bands], [""] * len(bands), amounts, header))
         sample.lines += _numbers(row)
         return sample
+
+    def form(self, row: Mapping[str, Any]) -> Literal["image", "text", "series", "table"]:
+        """How a row is drawn: as what it is, or as positions where it lies flat."""
+        if self.kind == "image" and row["x"].ndim > 1:
+            return "image"
+        return self.kind if self.kind in ("text", "series") else "table"  # type: ignore[return-value]
+
+    def bands(self, row: Mapping[str, Any]) -> list[Part]:
+        """Parts that have no place in the input, in their own order; none of most explainers."""
+        known = "parts" in row and len(self._parts) == len(row["parts"])
+        return [
+            Part(clean(name), float(value))
+            for name, value in (zip(self._parts, row["parts"], strict=True) if known else ())
+        ]
 
     def strongest(self, row: Mapping[str, Any], most: int = 3) -> list[Part]:
         """The parts of the input that contribute most, the largest first."""
         import numpy as np
 
-        if self.kind == "text":
+        form = self.form(row)
+        if bands := self.bands(row):
+            return sorted(bands, key=lambda part: -abs(part.amount))[:most]
+        if form == "text":
             tokens = words_of(shaded(row["x"], row["values"], row.get("feature"))[0], most)
             return [Part(token.text.strip(), token.value) for token in tokens]
         values = np.nan_to_num(np.asarray(without_rounding(row)["values"], dtype=float))
-        if self.kind not in ("image", "series") or values.ndim < 2:
+        if form == "table":
             names, cells = self._columns(row["x"])
             return [Part(names[i], float(values.flat[i]), cells[i]) for i in _largest(values, most)]
         if (feature := row.get("feature")) is None:  # a place across channels, or a step of a channel
-            places = summed(values) if self.kind == "image" else values.reshape(-1, values.shape[-1])
+            places = summed(values) if form == "image" else values.reshape(-1, values.shape[-1])
             found = {i: [int(at) for at in np.unravel_index(i, places.shape)] for i in _largest(places, most)}
             return [Part(self._place(at), float(places.flat[i])) for i, at in found.items()]
         features, number = np.unique(np.asarray(feature), return_inverse=True)
@@ -183,7 +203,7 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
         found.append(f"error {_short(row['error'])}")
     for name in sorted(name for name in row if name.startswith("quality_")):
         what = name.removeprefix("quality_")
-        written = f"{_short(100 * row[name])}\u00a0%" if what.startswith(PERCENT) else _short(row[name])
+        written = _percent(float(row[name])) if what.startswith(PERCENT) else _short(row[name])
         found.append(f"{clean(what).replace('_', ' ')} {written}")
     return found
 
@@ -191,3 +211,7 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
 def _short(value: Any) -> str:
     """Two digits: an error and a quality are no more exact."""
     return number(float(f"{float(value):.2g}"))
+
+
+def _percent(share: float) -> str:
+    return "< 0.0001\u00a0%" if 0 < abs(share) < 1e-6 else f"{_short(100 * share)}\u00a0%"

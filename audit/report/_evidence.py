@@ -201,7 +201,11 @@ def _legend(low: str, high: str) -> tuple[str, Picture, str]:
 
 def facts_of(facts: Mapping[str, Any]) -> list[str]:
     """Parameters as a reader writes them; those without a value are left out."""
-    return [f"{key.replace('_', ' ')} {plain_value(value)}" for key, value in facts.items() if value not in (None, "")]
+    return [
+        f"{key.replace('_', ' ')} {plain_value(value)}"
+        for key, value in facts.items()
+        if value not in (None, "", [], {})
+    ]
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from audit.report._attribution import BOUNDED, AttributionReader, without_rounding
+from audit.report._attribution import BOUNDED, AttributionReader, Part, without_rounding
 from audit.report._images import limit_of, meeting, palette, plane_of, planes, summed
 from audit.report._words import clean
 
@@ -52,15 +52,15 @@ def picture(heading: str, found: Sequence[Shown], bounds: tuple[float, float] | 
     from matplotlib.figure import Figure
 
     found = [(clean(label), reader, without_rounding(row)) for label, reader, row in found]
-    kind = found[0][1].kind
+    form = found[0][1].form(found[0][2])
     out = io.BytesIO()
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a font without the character draws a box
-        if kind == "image":
+        if form == "image":
             figure = _images(clean(heading), found, bounds)
         else:
             figure = Figure(dpi=DPI, layout="constrained")
-            (_series if kind == "series" else _bars)(figure, found)
+            (_series if form == "series" else _bars)(figure, found)
             figure.suptitle(_wrapped(heading, figure.get_figwidth()), fontsize=10, fontweight="bold")
         figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
@@ -134,15 +134,18 @@ def _series(figure: Figure, found: Sequence[Shown]) -> None:
     lines = lines.reshape(-1, lines.shape[-1])
     sums = sum(np.abs(np.asarray(row["values"], dtype=float).reshape(lines.shape)).sum(axis=1) for _, _, row in found)
     channels = sorted(np.argsort(-np.asarray(sums), kind="stable")[:MAX_CHANNELS].tolist())
-    figure.set_size_inches(max(5.0, 4.2 * len(found)), 0.9 + 1.7 * len(channels))
-    grid = figure.subplots(
-        2 * len(channels), len(found), squeeze=False, sharex=True, height_ratios=[2, 1] * len(channels)
-    )
+    bands = [reader.bands(row) for _, reader, row in found]
+    below = 0.2 * max(map(len, bands))
+    figure.set_size_inches(max(5.0, 4.2 * len(found)), 1.1 + 1.7 * len(channels) + below)
+    heights = [1.1, 0.6] * len(channels) + [max(0.1, below)] * bool(below)
+    grid = figure.subplots(len(heights), len(found), squeeze=False, height_ratios=heights)
     for column, (label, _, row) in enumerate(found):
         values = np.nan_to_num(np.asarray(row["values"], dtype=float).reshape(lines.shape))
         limit = float(np.abs(values).max()) or 1.0
         for place, channel in enumerate(channels):
             line, area = grid[2 * place, column], grid[2 * place + 1, column]
+            line.sharex(area)
+            line.tick_params(labelbottom=False)
             _coloured(line, lines[channel], values[channel] / limit)
             line.set_ylabel(f"channel {channel}" if len(lines) > 1 else "input")
             steps = np.arange(lines.shape[1])
@@ -154,7 +157,11 @@ def _series(figure: Figure, found: Sequence[Shown]) -> None:
             area.axhline(0, color=_INK, linewidth=0.6)
             area.set_ylabel("contribution", fontsize=7)
         grid[0, column].set_title(label)
-        grid[-1, column].set_xlabel("step")
+        grid[2 * len(channels) - 1, column].set_xlabel("step")
+        if below and bands[column]:
+            _drawn(grid[-1, column], bands[column])
+        elif below:
+            grid[-1, column].set_visible(False)
 
 
 def _coloured(place: Axes, line: NDArray[Any], share: NDArray[Any]) -> None:
@@ -180,19 +187,25 @@ def _bars(figure: Figure, found: Sequence[Shown]) -> None:
     figure.set_size_inches(5.2 * len(found), 2.1 + 0.27 * max(map(len, most), default=1))
     axes = figure.subplots(1, len(found), squeeze=False)[0]
     for place, (label, reader, _), parts in zip(axes, found, most, strict=True):
-        amounts = [part.amount for part in parts]
-        colours = [_FOR if amount > 0 else _AGAINST for amount in amounts]
-        for bar, amount in zip(place.barh(range(len(parts)), amounts, color=colours, height=0.7), amounts, strict=True):
-            if amount < 0:
-                bar.set(hatch="////", edgecolor="white", linewidth=0)
-        names = [f"{part.name[:40]} = {part.value[:16]}" if part.value else part.name[:48] for part in parts]
-        place.set_yticks(
-            range(len(parts)), [f"{name}  {part.amount:+.3g}" for name, part in zip(names, parts, strict=True)]
-        )
-        place.invert_yaxis()
-        place.axvline(0, color=_INK, linewidth=0.8)
+        _drawn(place, parts)
         place.set_title(label)
         place.set_xlabel(_sides(reader))
+
+
+def _drawn(place: Axes, parts: Sequence[Part]) -> None:
+    """Bars with their names and numbers, those against hatched."""
+    amounts = [part.amount for part in parts]
+    colours = [_FOR if amount > 0 else _AGAINST for amount in amounts]
+    for bar, amount in zip(place.barh(range(len(parts)), amounts, color=colours, height=0.7), amounts, strict=True):
+        if amount < 0:
+            bar.set(hatch="////", edgecolor="white", linewidth=0)
+    names = [f"{part.name[:40]} = {part.value[:16]}" if part.value else part.name[:48] for part in parts]
+    place.set_yticks(
+        range(len(parts)), [f"{name}  {part.amount:+.3g}" for name, part in zip(names, parts, strict=True)]
+    )
+    place.locator_params(axis="x", nbins=5)
+    place.invert_yaxis()
+    place.axvline(0, color=_INK, linewidth=0.8)
 
 
 def _sides(reader: AttributionReader) -> str:

@@ -103,6 +103,29 @@ def test_the_strongest_parts_are_named_by_their_place() -> None:
     assert [(part.name, part.amount) for part in series.strongest(windows)] == [("steps 5 to 9", 3.0)]
 
 
+def test_bands_come_before_places() -> None:
+    reader = AttributionReader({"input_kind": "series", "part_names": ["low", "high"]})
+    row = {"x": np.ones(9), "values": np.eye(9)[4], "target": np.int64(0)}
+    assert [(part.name, part.amount) for part in reader.strongest(row)] == [("step 4", 1.0)]
+    banded = row | {"parts": np.array([0.25, -0.75])}
+    assert [(part.name, part.amount) for part in reader.strongest(banded)] == [("high", -0.75), ("low", 0.25)]
+    assert [part.name for part in reader.bands(banded)] == ["low", "high"]
+
+
+def test_an_image_that_lies_flat_is_a_list_of_positions() -> None:
+    sample = AttributionReader({"input_kind": "image"}).sample(
+        {"x": np.ones(4), "values": np.eye(4)[2], "target": np.int64(0)}
+    )
+    assert not sample.pictures
+    assert [bar.feature for bar in sample.lists[0].bars] == ["position 2"]
+
+
+@pytest.mark.parametrize(("gap", "said"), [(0.0, "0\u00a0%"), (1e-9, "< 0.0001\u00a0%"), (0.01234, "1.2\u00a0%")])
+def test_a_gap_of_rounding_is_not_spelt_out(gap: float, said: str) -> None:
+    sample = AttributionReader({"input_kind": "image"}, (0, 1)).sample(image_row(quality_relative_gap=gap))
+    assert sample.lines[-1] == f"relative gap {said}"
+
+
 def every_kind(stored: Any) -> Any:
     """A run with a series of every kind, every optional column included."""
     common = {"classes": ["no", "yes"], "explainer": "kernel_shap", "parameters": {"coalitions": 64}}
