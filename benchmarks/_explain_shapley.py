@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _explain_workload import Run, Workload
+from _explain_workload import NOT_TIMED, Run, Workload
 from torch import Tensor, nn
 
 from audit.explainers._features import Features, features_of
@@ -21,11 +21,13 @@ from audit.explainers._game import FeatureGame, GameExplainer
 from audit.explainers.exact_shap import ExactShap
 from audit.explainers.kernel_shap import KernelShap
 from audit.explainers.permutation_shap import PermutationShap
+from audit.explainers.tree_shap import TreeShap
 from audit.model import AuditedModel, Field, InputSpec, implied
 from audit.rng import ExampleRng
 
 IMAGES, SUPERPIXELS, COALITIONS = 8, 16, 200
 COLUMNS, ROWS, BACKGROUND = 12, 16, 16
+TREE_ROWS, TREE_BACKGROUND = 128, 100
 
 
 def small_cnn() -> nn.Module:
@@ -177,7 +179,53 @@ def every_coalition_of_rows() -> Tensor:
     return ours_on_rows(ExactShap(), small_net())()
 
 
+@cache
+def forest() -> tuple[AuditedModel, Tensor, Tensor]:
+    """A hundred trees on a table of thirty columns; rows explained and background rows."""
+    from sklearn.datasets import load_breast_cancer
+    from sklearn.ensemble import RandomForestClassifier
+
+    x, y = load_breast_cancer(return_X_y=True)
+    trees = RandomForestClassifier(100, random_state=0).fit(x, y)
+    fields = tuple(Field(name=f"column {j}", kind="number") for j in range(x.shape[1]))
+    model = AuditedModel(
+        name="forest", digest="forest", task="classification", classes=("0", "1"), spec=InputSpec(fields=fields),
+        output="probability", capabilities=implied("probability", gradients=False, layers=False),
+        forward=lambda z: torch.from_numpy(trees.predict_proba(z.numpy())), native=trees,
+    )  # fmt: skip
+    return model, torch.from_numpy(x[:TREE_ROWS]), torch.from_numpy(x[-TREE_BACKGROUND:])
+
+
+def our_trees(_: nn.Module) -> Run:
+    model, x, background = forest()
+    explainer, target = TreeShap(background=len(background)), torch.ones(len(x), dtype=torch.int64)
+    return lambda: explainer.run(model, x, target, background, streams(len(x))).values
+
+
+def shap_trees(_: nn.Module) -> Run:
+    from audit.bridges.shap import library
+
+    model, x, background = forest()
+    shap = library()
+    masker = shap.maskers.Independent(background.numpy(), max_samples=len(background))
+
+    def run() -> Tensor:
+        theirs = shap.TreeExplainer(model.native, masker, feature_perturbation="interventional")
+        return torch.from_numpy(theirs.shap_values(x.numpy(), check_additivity=False)[:, :, 1].copy())
+
+    return run
+
+
 WORKLOADS = [
+    Workload(
+        name="tree-shap",
+        title=f"interventional Tree SHAP, 100 trees, 30 columns, {TREE_ROWS} rows, {TREE_BACKGROUND} background rows",
+        network=nn.Identity,
+        contenders={"ours": our_trees, "shap": shap_trees},
+        reference="shap",
+        truth="shap",
+        goals={"shap": 1.0},
+    ),
     Workload(
         name="kernel-shap",
         title=f"kernel SHAP, {SUPERPIXELS} superpixels, {COALITIONS} coalitions, {IMAGES} images of 3x64x64, small CNN",
@@ -187,10 +235,10 @@ WORKLOADS = [
             "captum": partial(captum, 1),
             "captum, tuned": partial(captum, COALITIONS),
             "shap": shap_on_images,
-            "all coalitions (not timed)": partial(prepared, every_coalition_of_images),
+            f"all coalitions {NOT_TIMED}": partial(prepared, every_coalition_of_images),
         },
         reference="captum",
-        truth="all coalitions (not timed)",
+        truth=f"all coalitions {NOT_TIMED}",
         goals={"captum": 0.1},
     ),
     *(
@@ -204,10 +252,10 @@ WORKLOADS = [
                     ours_on_rows, PermutationShap(permutations=max(2, coalitions // (2 * COLUMNS)))
                 ),
                 "shap": partial(shap_on_rows, coalitions),
-                "all coalitions (not timed)": partial(prepared, every_coalition_of_rows),
+                f"all coalitions {NOT_TIMED}": partial(prepared, every_coalition_of_rows),
             },
             reference="shap",
-            truth="all coalitions (not timed)",
+            truth=f"all coalitions {NOT_TIMED}",
             goals={"shap": 1.0},
         )
         for coalitions in (100, 400, 1600)

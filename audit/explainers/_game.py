@@ -26,6 +26,8 @@ Absent = Literal["auto", "background"] | Baseline
 """What absent features take: ``background``, the values of background rows, one row after the other; or those of a baseline.
 ``auto``: blanks in a text, else background rows."""
 
+_TOGETHER = 1 << 18
+"""Elements of the mixtures that are made at once, where a pass takes fewer."""
 _LARGE = 256
 """Elements of an input from which on mixtures are made run by run."""
 
@@ -80,12 +82,18 @@ class Game(ABC):
         asked = len(rows) * coalitions
         found = torch.zeros(asked, dtype=torch.float64, device=self.x.device)
         step = rows_per_pass(self.model, gradients=False)
-        for first in range(0, asked * others, step):
-            index = torch.arange(first, min(first + step, asked * others), device=self.x.device)
+        block = step * max(
+            1, _TOGETHER // (step * self.x[0].numel())
+        )  # mixed at once, for passes of a few numbers each
+        for first in range(0, asked * others, block):
+            index = torch.arange(first, min(first + block, asked * others), device=self.x.device)
             place, other, coalition = index // (others * coalitions), index // coalitions % others, index % coalitions
             there, row = present(place, coalition), rows[place]
             there = pad(there, (0, self.most - there.shape[1]))
-            scores = self.model.target_score(self.mixed(row, other, there), self.target[row])
+            passes = zip(
+                torch.split(self.mixed(row, other, there), step), torch.split(self.target[row], step), strict=True
+            )
+            scores = torch.cat([self.model.target_score(part, target) for part, target in passes])
             self.model.check_finite(scores)
             found.index_add_(0, place * coalitions + coalition, scores.to(found))
         return (found / others).reshape(len(rows), coalitions)

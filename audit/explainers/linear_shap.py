@@ -103,7 +103,9 @@ def _slopes(model: AuditedModel, x: Tensor, target: Tensor) -> tuple[Tensor, Ten
         inputs = part.clone().requires_grad_()
         with torch.enable_grad():
             score = model.target_score(inputs, aim)
-            (slope,) = torch.autograd.grad(score.sum(), inputs)
+        slope = torch.zeros_like(inputs)  # of a score that is constant
+        if score.requires_grad:
+            (slope,) = torch.autograd.grad(score.sum(), inputs, materialize_grads=True)
         slopes.append(slope.double())
         scores.append(score.detach().double())
     found = torch.cat(scores)

@@ -109,6 +109,19 @@ def test_more_bands_than_frequencies() -> None:
     torch.testing.assert_close(found.parts, torch.tensor([[4.0, 0, 0]]).double())
 
 
+def test_nothing_is_left_behind_and_a_stochastic_model_is_explained_the_same_twice() -> None:
+    model = audited(lambda x: x.flatten(1).sum(dim=1) + torch.randn(len(x)), (1, 16), output="value", kind="series")
+    x = torch.randn(2, 1, 16, requires_grad=True)
+    state, before = torch.get_rng_state(), x.detach().clone()
+    first = explained(FrequencyBands(bands=3), model, x)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(x.detach(), before)
+    assert x.grad is None
+    assert not first.values.requires_grad
+    torch.rand(3)
+    assert torch.equal(first.values, explained(FrequencyBands(bands=3), model, x).values)
+
+
 def test_mistakes_are_told() -> None:
     image = audited(lambda x: x.flatten(1).sum(dim=1), (1, 4, 4), output="value")
     with pytest.raises(NotApplicable, match="explains series, the input of model 'toy' is a image"):

@@ -186,3 +186,9 @@ def test_missing_values_are_no_line() -> None:
     model = audited(lambda x: x.nan_to_num(5.0).sum(dim=1), (2,), output="value", kind="number")
     with pytest.raises(NoClosedForm):
         explained(LinearShap(), model, torch.tensor([[float("nan"), 1.0]]))
+
+
+def test_a_model_that_looks_at_nothing() -> None:
+    model = audited(lambda x: torch.full((len(x),), 2.0), (3,), output="value", kind="number")
+    found = explained(LinearShap(), model, torch.ones(2, 3))
+    assert (found.values.tolist(), found.base_value.tolist()) == ([[0, 0, 0]] * 2, [2, 2])
