@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Over = Literal["nonzero", "all"]
+"""Features that two maps are correlated over: those that are not 0 in both, or all. What has 0 in both shares a rank, and makes
+any two maps alike that leave the same features out."""
+
+
+def compared(a: Tensor, b: Tensor, known: Tensor, over: Over) -> Tensor:
+    """``(N, F)`` bool: the features that two maps are correlated over."""
+    return known & ((a != 0) | (b != 0)) if over == "nonzero" else known
 
 
 def average_ranks(values: Tensor, known: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from audit.checks import Check
+from audit.checks.explanation._correlation import Over
 from audit.checks.explanation._explaining import AttributionEvidence, Target, build_explainer, choose, explain
 from audit.checks.explanation._per_row import kept_rows, row_mean
 from audit.finding import EvidenceRef, Measurement, Metric
@@ -67,6 +68,9 @@ class Agreement(Check):
     """Seeds of each explainer that are compared with each other; one explainer alone needs two or more."""
     top: Annotated[float, BeforeValidator(parse_real)] = Field(default=0.1, gt=0)
     """The features that count as the top ones: a share of them below 1 (at least one feature), a number from 1."""
+    over: Over = "nonzero"
+    """Features that are correlated: those that are not 0 in both maps, or all; what has 0 in both shares a rank, and makes any two
+    maps alike."""
     samples: int = Field(default=256, ge=1)
     """Test rows explained; every check of explanations takes the same."""
     target: Target = "prediction"
@@ -168,7 +172,7 @@ class Agreement(Check):
         """Each metric's number of each row and pair, ``(N, P)``; NaN of rows with fewer than two features."""
         import torch
 
-        from audit.checks.explanation._correlation import rank_correlation, top_overlap
+        from audit.checks.explanation._correlation import compared, rank_correlation, top_overlap
 
         known, count = features.known(), features.count
         values = [features.total(found.values) for found in maps]
@@ -179,8 +183,9 @@ class Agreement(Check):
         for _, i, j in pairs:
             a, b = values[i], values[j]
             overlap = top_overlap(a.abs(), b.abs(), known, k)
-            found["rank_correlation"].append(rank_correlation(a.abs(), b.abs(), known))
-            found["signed_rank_correlation"].append(rank_correlation(a, b, known))
+            places = compared(a, b, known, self.over)
+            found["rank_correlation"].append(rank_correlation(a.abs(), b.abs(), places))
+            found["signed_rank_correlation"].append(rank_correlation(a, b, places))
             found["top_overlap"].append(overlap)
             found["top_overlap_gain"].append(overlap - chance)
         fewer = (count < 2)[:, None]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from audit.checks.explanation._correlation import Over
 from audit.checks.explanation._explaining import AttributionEvidence, ExplanationCheck, build_explainer, explain
 from audit.checks.explanation._per_row import kept_rows, outcomes, row_mean
 from audit.finding import Measurement, Metric
@@ -86,7 +87,7 @@ class Randomisation(ExplanationCheck):
     or three of these leave it wide."""
     stages: int = Field(default=4, ge=1)
     """Stages from the top down, of about as many layers each; at most one per layer."""
-    over: Literal["nonzero", "all"] = "nonzero"
+    over: Over = "nonzero"
     """Features that are correlated: those that are not 0 in both maps, or all, as in the paper; what has 0 in both shares a rank,
     and makes any two maps alike."""
     members: int | None = Field(default=None, ge=2)
@@ -194,20 +195,20 @@ class Randomisation(ExplanationCheck):
         """``(N, M)`` correlations of the first map with the M others, by sizes and values; ``(N,)`` those among the others."""
         import torch
 
-        from audit.checks.explanation._correlation import rank_correlation
+        from audit.checks.explanation._correlation import compared, rank_correlation
 
         known = features.known()
         first, *others = [features.total(found.values) for found in maps]
 
-        def compared(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-            places = known & ((a != 0) | (b != 0)) if self.over == "nonzero" else known
+        def correlations(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+            places = compared(a, b, known, self.over)
             return rank_correlation(a.abs(), b.abs(), places), rank_correlation(a, b, places)
 
         def constant(values: Tensor) -> Tensor:
             low, high = (values.masked_fill(~known, end) for end in (torch.inf, -torch.inf))
             return low.amin(dim=1) == high.amax(dim=1)
 
-        sizes, values = zip(*(compared(first, other) for other in others), strict=True)
+        sizes, values = zip(*(correlations(first, other) for other in others), strict=True)
         flat = [constant(other) & ~constant(first) for other in others]
         found = {
             "sizes": torch.stack(sizes, dim=1),
@@ -216,7 +217,7 @@ class Randomisation(ExplanationCheck):
             "count": features.count,
         }
         if len(others) > 1:
-            pairs = [compared(a, b)[0] for a, b in itertools.combinations(others, 2)]
+            pairs = [correlations(a, b)[0] for a, b in itertools.combinations(others, 2)]
             found["between"] = torch.stack(pairs, dim=1).mean(dim=1)
         return found
 

@@ -143,6 +143,14 @@ def test_baselines_are_told_apart_by_their_parameters(tmp_path: Path) -> None:
     assert 0.1 < value(found, "rank_correlation") < 0.95
 
 
+def test_what_neither_map_speaks_of_agrees_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    """Empty pixels are 0 in both maps, whatever else they say."""
+    maps = ("given_map", "input_x_gradient")
+    by = {over: measure(maps, tmp_path, over=over) for over in ("nonzero", "all")}
+    assert value(by["nonzero"], "rank_correlation") < value(by["all"], "rank_correlation") - 0.3
+    assert value(by["nonzero"], "top_overlap") == value(by["all"], "top_overlap")
+
+
 # --- features and options ----------------------------------------------------------------------------------------
 
 
