@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 FOLDS = 4
 _TREES = 60
-_ROUNDS = 20
 _WIDE = 256
 """Inputs with more elements are brought to their principal components."""
 _COMPONENTS = 32
@@ -142,55 +141,67 @@ def told_apart(samples: Samples, seed: int) -> tuple[NDArray[np.float64], NDArra
     return real, asked
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What the model and two surrogates of it, learned on real rows alone, answer.
+def rule_learned(
+    samples: Samples, answers: NDArray[Any], real_answers: NDArray[Any], seed: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+    """Whether a forest that learned the model's answers from what was asked alone, on the other folds, gives the model's answer to
+    each real ``(M,)`` and each asked input ``(Q,)``; and those answers, as classes.
+
+    Features are exchanged one by one in what is asked, so which of several that go together the model uses can be learned there; real
+    rows do not show it. That is why the rule is learned from what is asked and tried on real rows, not the other way round.
 
     Args:
-        real: ``(3, M)`` classes: model, first surrogate, second surrogate.
-        asked: ``(3, Q)``.
-    """
-
-    real: NDArray[np.int64]
-    asked: NDArray[np.int64]
-
-    def agreement(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """How much more often the surrogates agree with one another than the first with the model, on each real and each asked
-        input: 0 on average of a model that goes by one rule."""
-        first, second = (
-            (part[1] == part[2]).astype(float) - (part[1] == part[0]).astype(float) for part in (self.real, self.asked)
-        )
-        return first, second
-
-
-def learned(samples: Samples, real: NDArray[Any], asked: NDArray[Any], seed: int) -> Answers:
-    """Surrogates of the model on held-out folds.
-
-    The first surrogate stands in for the model; how well the second agrees with it on asked inputs is what an honest model, that
-    answers there by the rule it follows on real rows, would show.
-
-    Args:
-        real, asked: the model's answers, classes or values.
+        answers: ``(Q,)`` the model's, classes or values.
+        real_answers: ``(M,)``.
     """
     import numpy as np
-    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+    from sklearn.ensemble import RandomForestClassifier
 
-    if real.dtype.kind == "f":
-        edges = np.quantile(real, np.arange(1, _BINS) / _BINS)
-        real, asked = np.searchsorted(edges, real), np.searchsorted(edges, asked)
-    answers = Answers(np.tile(real, (3, 1)), np.tile(asked, (3, 1)))
+    if answers.dtype.kind == "f":
+        edges = np.quantile(real_answers, np.arange(1, _BINS) / _BINS)
+        answers, real_answers = np.searchsorted(edges, answers), np.searchsorted(edges, real_answers)
+    right, right_asked = np.zeros(len(real_answers), dtype=bool), np.zeros(len(answers), dtype=bool)
     for fold in range(FOLDS):
-        known = samples.real_fold != fold
-        here, there = samples.real_fold == fold, samples.asked_fold == fold
-        kinds = (
-            RandomForestClassifier(_TREES, min_samples_leaf=2, random_state=seed),
-            HistGradientBoostingClassifier(max_iter=_ROUNDS, max_leaf_nodes=15, min_samples_leaf=5, random_state=seed),
+        forest = RandomForestClassifier(_TREES, min_samples_leaf=2, random_state=seed)
+        known = samples.asked_fold != fold
+        forest.fit(samples.asked[known], answers[known])
+        parts = (
+            (right, samples.real, real_answers, samples.real_fold == fold),
+            (right_asked, samples.asked, answers, ~known),
         )
-        for number, kind in enumerate(kinds, 1):
-            one_answer = len(np.unique(real[known])) == 1
-            surrogate = None if one_answer else kind.fit(samples.real[known], real[known])
-            for rows, chosen, into in ((samples.real, here, answers.real), (samples.asked, there, answers.asked)):
-                if chosen.any():
-                    told = real[known][0] if surrogate is None else surrogate.predict(rows[chosen])
-                    into[number, chosen] = told
-    return answers
+        for hits, rows, wanted, chosen in parts:
+            if chosen.any():
+                hits[chosen] = forest.predict(rows[chosen]) == wanted[chosen]
+    return right, right_asked, real_answers, answers
+
+
+def change_of_rule(
+    right: NDArray[np.bool_],
+    answer: NDArray[np.int64],
+    right_asked: NDArray[np.bool_],
+    answer_asked: NDArray[np.int64],
+    row: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """How much less often the rule holds on real rows than where it was learned, each row's part in it ``(N,)``.
+
+    What is asked is weighted to the classes of the real rows, so that a class that is easy and asked about often makes no
+    difference; a class that is never asked about counts as what is asked does on the whole. The spread of the parts covers
+    rows and what was asked about them.
+
+    Args:
+        right, answer: ``(N,)`` of the explained rows.
+        right_asked, answer_asked, row: ``(Q,)``, and the explained row that each was asked for.
+    """
+    import numpy as np
+
+    n, classes = len(answer), np.union1d(answer, answer_asked)
+    part = -right.astype(float)
+    for value in classes:
+        share = float((answer == value).mean())
+        asked = answer_asked == value
+        asked = asked if asked.any() else np.ones(len(answer_asked), dtype=bool)
+        held = float(right_asked[asked].mean())
+        part[answer == value] += held
+        # Each row's queries move the rate they are part of.
+        part += share * n / asked.sum() * np.bincount(row[asked], weights=right_asked[asked] - held, minlength=n)
+    return part

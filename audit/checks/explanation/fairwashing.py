@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from audit.data import AuditData
     from audit.model import AuditedModel
 
+_LEARNED = 0.8
+"""Share of answers below which a surrogate has learned too little to speak for the model (policy)."""
 _STRETCHED = 2.0
 """Matches further away than this many times a row's nearest neighbour are no counterfactuals that could be rows (policy)."""
 
@@ -36,9 +38,9 @@ class Fairwashing(ExplanationCheck):
     how they go together. Near 1, a model
     could hide; 0.5, it could not. A property of explainer and data, high for most, and no accusation.
 
-    ``behaviour_change``: does this model answer what is asked by another rule than real rows? Two surrogates learn its answers on
-    real rows. How much more often they agree with one another than with the model, on what is asked, less the same on real rows:
-    0 for a model with one rule, up to 1.
+    ``behaviour_change``: does this model answer what is asked by another rule than real rows? A forest learns its answers from what
+    is asked, all that the explainer can know of the model. How much less often it is right on real rows than on what is asked of
+    other rows, at equal shares of the classes: about 0, or less, for a model with one rule, up to 1.
 
     ``hidden_effect`` (with `protected`): what protected columns do on real rows, less what the explanation tells of them, in the units
     of the score. Each row takes the protected values of its most similar rows with others, so that it stays a row that could be;
@@ -51,7 +53,7 @@ class Fairwashing(ExplanationCheck):
     Source: Slack et al. 2020, arXiv:1911.02508; fairwashing: Aïvodji et al. 2019, arXiv:1901.09749; matched counterfactuals:
     Rubin 1973, doi 10.2307/2529684.
     Blind spots: a scaffold that calls the matched rows perturbed as well escapes ``hidden_effect``, one whose innocent rule agrees
-    with the biased one on most rows escapes ``behaviour_change``; surrogates that cannot learn the model see little; where
+    with the biased one on most rows escapes ``behaviour_change``; a forest that cannot learn the model sees little; where
     protected columns follow from the others no match is near (said in a caution); strong interactions make attributions
     differ from matched effects without any intent.
     """
@@ -156,7 +158,14 @@ class Fairwashing(ExplanationCheck):
     ) -> Iterator[Measurement]:
         import numpy as np
 
-        from audit.checks.explanation._real_or_perturbed import Samples, learnable, learned, told_apart, with_edges
+        from audit.checks.explanation._real_or_perturbed import (
+            Samples,
+            change_of_rule,
+            learnable,
+            rule_learned,
+            told_apart,
+            with_edges,
+        )
         from audit.stats import auc
 
         seed, row = ctx.number("forests"), asked.row.numpy()
@@ -173,25 +182,20 @@ class Fairwashing(ExplanationCheck):
             evidence=(_roc(ctx, asked_scores, real_scores), *shown),
             cautions=subject.cautions,
         )
-        samples = Samples(*plain, fold, fold[row])
-        answers = learned(samples, _answers(model, real), _answers(model, asked.x), seed)
-        on_real, on_asked = answers.agreement()
-        counts = np.bincount(row, minlength=len(subject.batch))
-        per_row = np.bincount(row, weights=on_asked, minlength=len(subject.batch)) / np.maximum(counts, 1)
-        known = counts > 0
-        change = (per_row - on_real[: len(subject.batch)])[known]
-        ids = [name for name, is_known in zip(subject.batch.ids, known, strict=True) if is_known]
-        outcomes = ctx.evidence("behaviour_change", "outcomes", title="another rule on what is asked")
-        outcomes.append(ids, value=change)
-        right = float((answers.real[0] == answers.real[1]).mean())
-        learned_little = (
-            f"the surrogate agrees with the model on {right:.0%} of real rows: it sees only so much of a change"
+        right, right_asked, answer, answer_asked = rule_learned(
+            Samples(*plain, fold, fold[row]), _answers(model, asked.x), _answers(model, real), seed
         )
+        explained = slice(0, len(subject.batch))
+        change = change_of_rule(right[explained], answer[explained], right_asked, answer_asked, row)
+        outcomes = ctx.evidence("behaviour_change", "outcomes", title="another rule on what is asked")
+        outcomes.append(subject.batch.ids, value=change)
+        held = float(right_asked.mean())
+        little = f"a forest learns the model's answer to {held:.0%} of what is asked: it sees only so much of a change"
         yield Measurement(
             metric="behaviour_change",
             estimate=_mean(change),
             evidence=(outcomes.ref,),
-            cautions=(*subject.cautions, *((learned_little,) if right < 0.8 else ())),
+            cautions=(*subject.cautions, *((little,) if held < _LEARNED else ())),
         )
         ctx.progress(2, 2, "forests grown")
 
