@@ -173,8 +173,9 @@ class Tokens:
 class TokenModel(Protocol):
     """The inside of a model that reads texts token by token."""
 
-    neutral: int
-    """The token that stands for nothing: mask, else unknown, else padding."""
+    @property
+    def neutral(self) -> int:
+        """The token that stands for nothing: mask, else unknown, else padding."""
 
     def tokens(self, x: Tensor) -> Tokens:
         """``(N, L)`` code points as tokens."""

@@ -35,7 +35,7 @@ def by_attention(
     tokens = inside.tokens(x)
     values = torch.zeros(tokens.ids.shape, dtype=torch.float64, device=x.device)
     with seeded(library_seed(rng)):
-        for row in torch.arange(len(x), device=x.device).split(rows_per_pass(model, tokens)):
+        for row in torch.split(torch.arange(len(x), device=x.device), rows_per_pass(model, tokens)):
             some = rows_of(tokens, row)
             model.rows_forward += len(row)
             model.rows_backward += len(row)

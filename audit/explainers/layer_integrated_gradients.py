@@ -138,7 +138,7 @@ def _scores(model: AuditedModel, embeddings: Tensor, tokens: Tokens, target: Ten
 
     scores = embeddings.new_zeros(len(embeddings), dtype=torch.float64)
     with torch.no_grad():
-        for row in torch.arange(len(embeddings), device=embeddings.device).split(rows):
+        for row in torch.split(torch.arange(len(embeddings), device=embeddings.device), rows):
             some = rows_of(tokens, row)
             scores[row] = score_at(model, embeddings[row, : some.ids.shape[1]], some, target[row]).double()
     model.check_finite(scores)

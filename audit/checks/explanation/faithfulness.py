@@ -151,7 +151,7 @@ class Faithfulness(ExplanationCheck):
         for baseline in baselines:
             replaced = _replacement(baseline, x, subject.background, model.spec, ctx, ids)
             scores = remove(model, x, replaced, subject.target[rows], features, ranks, counts).scores
-            halves = scores[:, 2:].unflatten(1, (2, -1)).mean(dim=2)
+            halves = scores[:, 2:].reshape(len(x), 2, -1, counts.shape[1]).mean(dim=2)
             controls = halves.mean(dim=1, keepdim=True).expand_as(halves) if either_way else halves
             by_baseline.append(torch.cat([scores[:, :2], controls], dim=1))
         return torch.stack(by_baseline, dim=1)

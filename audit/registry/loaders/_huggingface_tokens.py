@@ -34,7 +34,7 @@ class TokenClassifier:
     def neutral(self) -> int:
         """See `TokenModel`."""
         known = (self.tokenizer.mask_token_id, self.tokenizer.unk_token_id, self.tokenizer.pad_token_id)
-        return next(token for token in known if token is not None)
+        return next(int(token) for token in known if token is not None)
 
     def __call__(self, x: Tensor) -> Tensor:
         """``(N, L)`` code points → ``(N, C)`` logits."""
