@@ -152,6 +152,7 @@ class BoostingSurrogate:
             outer_bags=4,
             learning_rate=0.05,
             max_rounds=_ROUNDS,
+            max_interaction_bins=16,
             n_jobs=1,
             random_state=seed,
         )

@@ -44,7 +44,7 @@ def of_labels(rows: AuditData) -> AuditedModel:
 
 
 def cnn() -> AuditedModel:
-    return audited(trained_cnn(), (1, 8, 8), 10, bounds=(0.0, 16.0))
+    return audited(trained_cnn(3), (1, 8, 8), 10, bounds=(0.0, 16.0))
 
 
 def test_clusters_have_prototypes(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_nets_own_view_tells_digits_apart_better_than_pixels(tmp_path: Path) -
     seen = measure(Prototypes(), cnn(), digits(), tmp_path)["accuracy", ""].estimate
     named = measure(Prototypes(layer="net.7"), cnn(), digits(), tmp_path)["accuracy", ""].estimate
     pixels = measure(Prototypes(features="inputs"), cnn(), digits(), tmp_path)["accuracy", ""].estimate
-    assert seen.value > 0.94
+    assert seen.value > 0.92
     assert pixels.value < seen.value
     assert named != pixels
     with pytest.raises(UserError, match=r"no layer 'net\.99'"):
