@@ -40,7 +40,7 @@ class IntegratedGradients(Explainer):
     complete: ClassVar[bool] = True
 
     steps: int = Field(default=50, ge=1)
-    """Points on the line at first."""
+    """Points on the line at first; a third as many are complete for most rows of small networks, with errors three times as large."""
     max_steps: int = Field(default=1024, ge=1)
     """Points on the line at most."""
     method: Method = "gausslegendre"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from toys import audited, digits, trained_cnn
 
-from audit.bridges.captum import integrated_gradients, saliency
+from audit.bridges.captum import input_x_gradient, integrated_gradients, saliency
 
 
 def digits_and_targets(n: int) -> tuple[Any, Tensor, Tensor]:
@@ -24,6 +24,14 @@ def test_saliency_is_captums(internal_batch: int) -> None:
     model, x, target = digits_and_targets(12)
     expected = captum.attr.Saliency(trained_cnn()).attribute(x.clone().requires_grad_(), target=target, abs=False)
     found = saliency(model.target_score, x, target, internal_batch=internal_batch, seed=0)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("internal_batch", [5, 100])
+def test_input_x_gradient_is_captums(internal_batch: int) -> None:
+    model, x, target = digits_and_targets(12)
+    expected = captum.attr.InputXGradient(trained_cnn()).attribute(x.clone().requires_grad_(), target=target).detach()
+    found = input_x_gradient(model.target_score, x, target, internal_batch=internal_batch, seed=0)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 

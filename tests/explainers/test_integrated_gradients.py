@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from families import MODELS
 from pydantic import ValidationError
 from torch import Tensor, nn
 from toys import audited, digits, trained_cnn
@@ -14,6 +15,7 @@ from toys import audited, digits, trained_cnn
 from audit.bridges import captum
 from audit.explainers import Attribution
 from audit.explainers._completeness import TOLERANCE, relative_gap
+from audit.explainers._passes import rows_per_gradient
 from audit.explainers.integrated_gradients import IntegratedGradients
 from audit.model import AuditedModel, Field, InputSpec, NonFiniteOutput, implied
 from audit.parameters import UserError
@@ -103,6 +105,34 @@ def test_equals_captum(method: Any) -> None:
     off = (rough - expected).flatten(1).abs().amax(dim=1)
     assert int((off > 1e-5).sum()) <= 1
     assert float(off.max()) < 0.01
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_equals_captum_on_every_family(family: str) -> None:
+    model, x, target = MODELS[family]()
+    found = explain(model, x, target, x[:2], baseline="mean", steps=30, max_steps=30)
+    start = x[:2].mean(dim=0, keepdim=True)
+    expected = captum.integrated_gradients(model.target_score, x, start, target, steps=30, internal_batch=64, seed=0)
+    torch.testing.assert_close(found.values, expected, atol=1e-7, rtol=1e-5)
+    assert found.space == model.output
+    alone = explain(model, x[4:5], target[4:5], x[:2], baseline="mean", steps=30, max_steps=30)
+    torch.testing.assert_close(alone.values, found.values[4:5], atol=1e-9, rtol=1e-7)
+
+
+def test_passes_keep_within_the_cache_and_follow_from_the_shape() -> None:
+    """A row of 4,096 numbers, of which each of 16 functions keeps one for the way back: 0.5 MB in double precision."""
+
+    def deep(x: Tensor, depth: int = 16) -> Tensor:
+        for _ in range(depth):
+            x = x.sin()
+        return x.sum(dim=1)
+
+    wide = value_model(deep, 4096)
+    assert rows_per_gradient(wide, torch.ones(3, 4096).double()) == (1 << 25) // (16 * 4096 * 8)
+    assert rows_per_gradient(value_model(deep, 4), torch.ones(3, 4)) == wide.micro_batch
+    deeper = value_model(lambda x: deep(x, 32), 8192)
+    assert rows_per_gradient(deeper, torch.ones(1, 8192).double()) == 64  # fewer would pay for their calls
+    assert (wide.rows_forward, wide.rows_backward) == (0, 0)
 
 
 def test_methods_differ() -> None:

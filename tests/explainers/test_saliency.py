@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import captum.attr
 import pytest
 import torch
+from families import MODELS
 from torch import Tensor
 from toys import Linear, audited, digits, trained_cnn
 
@@ -54,6 +56,15 @@ def test_equals_the_gradient_whatever_the_pass() -> None:
         torch.testing.assert_close(found.values, expected, atol=1e-5, rtol=1e-5)
     assert found.space == "logit"
     assert found.base_value is None
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_equals_captum_on_every_family(family: str) -> None:
+    model, x, target = MODELS[family]()
+    expected = captum.attr.Saliency(model.target_score).attribute(
+        x.clone().requires_grad_(), additional_forward_args=target
+    )
+    torch.testing.assert_close(explain(model, x, target).values, expected.detach(), atol=1e-9, rtol=1e-5)
 
 
 def test_internal_batch_bounds_every_pass() -> None:
