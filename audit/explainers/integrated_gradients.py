@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -14,17 +14,14 @@ from audit.explainers._completeness import TOLERANCE, completeness_gap, relative
 from audit.explainers._gradients import gradient, refuse_codes, scores
 from audit.explainers._linear_start import LinearStart, linear_start
 from audit.explainers._passes import library_seed, passes, rows_per_gradient
+from audit.explainers._quadrature import Method, quadrature
 from audit.model import Capability
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from audit.model import AuditedModel
     from audit.rng import ExampleRng
-
-Method = Literal["gausslegendre", "riemann_middle"]
 
 
 class IntegratedGradients(Explainer):
@@ -106,7 +103,7 @@ class IntegratedGradients(Explainer):
         """Gradient averaged along each row's line by quadrature, ``(N, *shape)`` float64, in passes of at most `rows` points."""
         import torch
 
-        points, weights = (torch.from_numpy(part).to(x) for part in _quadrature(self.method, steps))
+        points, weights = (torch.from_numpy(part).to(x) for part in quadrature(self.method, steps))
         mean = torch.empty(x.shape, dtype=torch.float64, device=x.device)
         for block, parts in passes(len(x), steps, rows):
             at, origin, score = x[block], start[block], model.target_score
@@ -135,15 +132,3 @@ def _between(start: Tensor, end: Tensor, points: Tensor) -> Tensor:
     """Points on the line of each row, ``(N × S, …)``."""
     share = points.reshape(-1, *[1] * (start.ndim - 1))
     return (start[:, None] + share * (end - start)[:, None]).flatten(0, 1)
-
-
-@cache
-def _quadrature(method: Method, steps: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points in 0..1 and their weights, which add up to 1."""
-    import numpy as np
-    from scipy.special import roots_legendre
-
-    if method == "riemann_middle":
-        return (np.arange(steps) + 0.5) / steps, np.full(steps, 1 / steps)
-    points, weights = roots_legendre(steps)
-    return (1 + points) / 2, weights / 2
