@@ -27,7 +27,8 @@ class AttackedReader:
         self._kind = str(meta.get("input_kind", ""))
         self._classes = meta["classes"] if isinstance(meta.get("classes"), list) else []
         self._features = meta["feature_names"] if isinstance(meta.get("feature_names"), list) else []
-        self._changed = "corrupted" if meta.get("by") == "corruption" else "attacked"
+        self._by = str(meta.get("by", ""))
+        self._changed = {"corruption": "corrupted", "counterfactual": "changed"}.get(self._by, "attacked")
 
     def sample(self, position: int, right: bool | None) -> Sample:
         """One row of the series."""
@@ -35,7 +36,7 @@ class AttackedReader:
         label, before, after = (
             named(row.get(name), self._classes) for name in ("label", "prediction", "adversarial_prediction")
         )
-        sample = Sample(f"true {label}: {before} → {after}", right)
+        sample = Sample(f"true {label}: {before} → {after}" if label else f"{before} → {after}", right)
         if self._kind == "image":
             self._image(sample, row, before, after)
         elif self._kind == "text":
@@ -50,7 +51,7 @@ class AttackedReader:
         else:
             sample.lists.append(self._positions(row))
         size, norm = row.get("size"), self._evidence.meta.get("norm")
-        if size is not None and (norm is not None or self._table is None):
+        if size is not None and (norm is not None or self._table is None or self._by == "counterfactual"):
             told = f"({clean(norm)})" if norm else clean(self._evidence.meta.get("units") or "")
             sample.lines.append(f"size {number(size)} {told}".rstrip())
         if (queries := row.get("queries")) is not None:

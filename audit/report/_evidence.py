@@ -160,8 +160,9 @@ def legend_of(kind: str, classification: bool) -> tuple[tuple[str, Picture, str]
 
 
 def _adversarial(block: Block, evidence: Evidence, view: RunView, budget: Budget) -> None:
-    if evidence.meta.get("by") == "corruption":
-        block.kind = "corrupted rows"
+    block.kind = {"corruption": "corrupted rows", "counterfactual": "counterfactuals"}.get(
+        str(evidence.meta.get("by", "")), block.kind
+    )
     meta = evidence.meta
     units = f" {meta['units']}" if meta.get("units") else ""
     eps = f"{show(float(meta['eps']))}{units}" if isinstance(meta.get("eps"), (int, float)) else None

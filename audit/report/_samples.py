@@ -62,13 +62,13 @@ def adversarial(
     fooled = [] if right is None else np.flatnonzero(~right).tolist()
     order = fooled + ([] if right is None else np.flatnonzero(right).tolist())
     reader = AttackedReader(evidence, bounds, table)
-    wrong = "are misclassified" if evidence.meta.get("by") == "corruption" else "fool the model"
+    wrong = {"corruption": "are misclassified"}.get(str(evidence.meta.get("by", "")), "fool the model")
     samples, shown = _take(
         evidence,
         order or range(len(evidence)),
         budget,
         lambda i: reader.sample(i, _at(right, i)),
-        f"those that {wrong} first",
+        f"those that {wrong} first" if right is not None else "",
     )
     if right is not None:
         shown += f"; {len(fooled):,} of the {len(evidence):,} stored ones {wrong}"

@@ -112,6 +112,13 @@ def test_few_values_move_from_value_to_value() -> None:
     assert float((found.effect[[0, 1, 1, 2]]).sum()) == pytest.approx(0, abs=1e-9)
 
 
+def test_a_step_that_a_resample_leaves_empty_is_that_of_all_rows() -> None:
+    for x in (torch.tensor([[0.0], [1.0], [2.0]]).double(), torch.linspace(0, 1, 5).double()[:, None]):
+        found = effect(lambda z: 3 * z[:, 0], x, 0, intervals=3)
+        slopes = found.curves.diff(dim=1) / found.grid.diff()
+        np.testing.assert_allclose(slopes, torch.full_like(slopes, 3.0))
+
+
 def test_a_row_without_the_value_is_left_out() -> None:
     x = rows(100)
     x[:40, 0] = torch.nan

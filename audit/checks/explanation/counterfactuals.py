@@ -226,7 +226,6 @@ class Counterfactuals(Check):
             [f"{of.batch.ids[int(r)]}#{n}" for r, n in zip(row, number, strict=True)],
             x=before,
             adversarial=after,
-            label=answer,
             prediction=answer,
             adversarial_prediction=model.predict(after),
             size=of.distance(of.x[row], changed),

@@ -24,6 +24,7 @@ from audit.global_explanations.counterfactuals import Distance
 from audit.model import AuditedModel, Field, InputSpec, implied
 from audit.parameters import NotApplicable, UserError
 from audit.plan import bind
+from audit.report import render
 from audit.scenario import read
 
 CLASSES = ("deny", "approve")
@@ -104,6 +105,9 @@ def test_gates_from_a_scenario(tmp_path: Path) -> None:
     report, status = verdicts(entry, lender(thrifty), applicants(), tmp_path / "open")
     assert set(status.values()) == {"pass"}
     assert report.exit_code == 0
+    page = render("html", report.stored)
+    assert "deny → approve" in page
+    assert "fool the model" not in page
     # Only those who are approved for their age: there is no way back.
     status = verdicts(entry, lender(lambda x: x[:, 2] - 45), applicants(), tmp_path / "closed")[1]
     assert status["validity"] == "fail"
