@@ -101,16 +101,16 @@ class _Together:
         self._axes: NDArray[np.float64] | None = None
         self._center, scale = np.nanmean(real, axis=0), np.nanstd(real, axis=0)
         self._scale = np.where(scale > 0, scale, 1.0)
-        if len(real) >= _ROWS_PER_AXIS * real.shape[1]:
-            variance, axes = np.linalg.eigh(
-                np.cov(self._standard(real).T.reshape(real.shape[1], -1)).reshape(2 * [real.shape[1]])
-            )
+        columns = real.shape[1]
+        if len(real) >= _ROWS_PER_AXIS * columns:
+            covariance = np.cov(self._standard(real), rowvar=False).reshape(columns, columns)
+            variance, axes = np.linalg.eigh(covariance)
             self._axes = axes / np.sqrt(np.maximum(variance, 1e-6))
 
     def _standard(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         import numpy as np
 
-        return np.nan_to_num((rows - self._center) / self._scale)
+        return np.asarray(np.nan_to_num((rows - self._center) / self._scale))
 
     def __call__(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """The columns, and beside them the place along each axis and the distance from the centre."""

@@ -171,8 +171,8 @@ class Fairwashing(ExplanationCheck):
         seed, row = ctx.number("forests"), asked.row.numpy()
         inputs = real.cpu().numpy(), asked.x.cpu().numpy()
         plain = learnable(*inputs, model, seed)
-        edged = (with_edges(flat, part, model) for flat, part in zip(plain, inputs, strict=True))
-        real_scores, asked_scores = told_apart(Samples(*edged, fold, fold[row]), seed)
+        edged = [with_edges(flat, part, model) for flat, part in zip(plain, inputs, strict=True)]
+        real_scores, asked_scores = told_apart(Samples(edged[0], edged[1], fold, fold[row]), seed)
         rows_asked = len(np.unique(row))
         ctx.progress(1, 2, "forests grown")
         yield Measurement(

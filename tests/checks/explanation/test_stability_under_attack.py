@@ -229,19 +229,21 @@ def test_the_attack_reaches_the_corner_that_a_quadratic_asks_for() -> None:
 
 
 def test_a_row_on_the_edge_steps_back_to_its_answer() -> None:
-    """The class changes where the sum falls below 1.9; the attack wants the first element small, and must make up for it."""
-    a = torch.tensor([3.0, 1.0])
+    """The class changes where a + c falls below .95. The map knows a and b alone, so only stepping back raises c; then a is free."""
+    weights = torch.tensor([3.0, 1.0, 0.0])
     model = audited(
-        lambda z: torch.stack([1.9 - z.sum(dim=1), (a * z**2).sum(dim=1) / 2 * 1e-3], dim=1), (2,), 2, kind="number"
+        lambda z: torch.stack([0.95 - z[:, 0] - z[:, 2], (weights * z**2).sum(dim=1) / 2000], dim=1),
+        (3,),
+        2,
+        kind="number",
     )
-    x = torch.tensor([[1.0, 0.95]])
-    answers = Answers(model, model.predict(x), 0.0)
+    x = torch.tensor([[1.0, 1.0, 0.0]])
+    answers, first = Answers(model, model.predict(x), 0.0), torch.tensor([[True, False, False]])
     ball = Ball.around(x, "linf", 0.25, (-5.0, 5.0))
-    moved = by_gradient(
-        answers, ball, x, torch.ones(1, dtype=torch.int64), torch.tensor([[True, False]]), "gradient", x, 20
-    )
+    moved = by_gradient(answers, ball, x, torch.ones(1, dtype=torch.int64), first, "gradient", x, 20)
     assert bool(answers.same(moved).all())
-    assert moved[0, 0] < 0.9
+    assert moved[0, 0] < 0.85
+    assert moved[0, 2] > 0.1
 
 
 def test_noise_is_of_the_length_of_eps() -> None:
