@@ -84,6 +84,9 @@ def test_words_are_counted_row_by_row(tmp_path: Path) -> None:
     # A constant map gives a word as many times more as it has more letters.
     share = lambda *sizes: math.exp(-sum(s / sum(sizes) * math.log(s / sum(sizes)) for s in sizes)) / len(sizes)  # noqa: E731
     assert sorted(per_row.tolist()) == pytest.approx(sorted([1.0, share(4, 3), share(3, 3, 5, 4)]))
+    gini = Evidence(tmp_path / "run-0" / found["gini"].evidence[0].path).column("value")
+    longer = 1 - 2 * (3 * 3.5 + 3 * 2.5 + 4 * 1.5 + 5 * 0.5) / (15 * 4)
+    assert sorted(gini.tolist()) == pytest.approx([0.0, 1 - 2 * (3 * 1.5 + 4 * 0.5) / (7 * 2), longer])
 
 
 def test_a_map_of_zeros_has_no_shares(tmp_path: Path) -> None:
