@@ -124,20 +124,23 @@ def _allocated(weight: NDArray[np.float64], number: list[int], pairs: int) -> li
     """How many pairs of each size are asked."""
     import numpy as np
 
-    limit = np.array([float(n) for n in number])
-    whole = np.zeros(len(number), dtype=bool)
-    share = np.zeros(len(number))
-    while not whole.all():
-        share = (pairs - limit[whole].sum()) * weight / weight[~whole].sum()
-        more = ~whole & (share >= limit)
-        if not more.any():
-            break
-        whole |= more
+    limit = np.array([float(min(n, 1 << 62)) for n in number])
     least = np.minimum(2, limit)
-    given = np.where(whole, limit, np.clip(np.floor(share), least, limit))
-    by_remainder = np.argsort(-np.where(whole, -1.0, share - np.floor(share)), kind="stable")
-    for size in by_remainder[: max(0, int(pairs - given.sum()))]:
-        given[size] = min(given[size] + 1, limit[size])
+    given = np.zeros(len(number))
+    settled = np.zeros(len(number), dtype=bool)
+    while not settled.all():
+        left = pairs - given[settled].sum()
+        share = np.where(settled, given, left * weight / weight[~settled].sum())
+        bound, at = ~settled & (share >= limit), limit
+        if not bound.any():
+            bound, at = ~settled & (share < least), least
+        if not bound.any():
+            given[~settled] = np.floor(share[~settled])
+            largest = np.argsort(given - share, kind="stable")  # what rounding took
+            given[largest[: int(pairs - given.sum())]] += 1
+            break
+        given[bound] = at[bound]
+        settled |= bound
     return [int(g) for g in given]
 
 
