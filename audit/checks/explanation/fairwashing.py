@@ -35,8 +35,8 @@ class Fairwashing(ExplanationCheck):
     innocent rule there, be biased on real rows, and get a clean explanation. Three numbers, each by itself:
 
     ``perturbation_auc``: how well a random forest tells what the explainer asks from real rows, on held-out rows, by columns and by
-    how they go together. Near 1, a model
-    could hide; 0.5, it could not. A property of explainer and data, high for most, and no accusation.
+    how they go together. Near 1, a model could hide; 0.5, it could not. A property of explainer and data, high for most, and no
+    accusation.
 
     ``behaviour_change``: does this model answer what is asked by another rule than real rows? A forest learns its answers from what
     is asked, all that the explainer can know of the model. How much less often it is right on real rows than on what is asked of
