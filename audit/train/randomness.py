@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from audit.rng import key
+from audit.rng import generator
 
 
 class Randomness:
@@ -30,9 +31,11 @@ class Randomness:
         """As the ledger calls it."""
         return "entropy" if self._seed is None else "reproducible"
 
-    def _generator(self, *purpose: object) -> torch.Generator:
-        bits = int.from_bytes(os.urandom(8), "little") if self._seed is None else key(self._seed, *purpose)
-        return torch.Generator().manual_seed(bits % (1 << 63))
+    def _generator(self, *purpose: object) -> np.random.Generator:
+        """Philox under a key of 128 bits. (torch's own generator keeps 32 bits of a seed: few enough to try them all.)"""
+        if self._seed is not None:
+            return generator(self._seed, *purpose)
+        return np.random.Generator(np.random.Philox(key=int.from_bytes(os.urandom(16), "little")))
 
     def gaussian(self, like: Tensor, deviation: float, step: int, place: int) -> Tensor:
         """Noise of the shape, type and device of `like`.
@@ -45,17 +48,13 @@ class Randomness:
         """
         if deviation == 0:
             return torch.zeros_like(like)
-        generator = self._generator("noise", step, place)
-        drawn = torch.zeros(like.shape, dtype=like.dtype)
-        for _ in range(4):
-            drawn += torch.randn(like.shape, generator=generator, dtype=like.dtype)
-        return (drawn * (deviation / 2)).to(like.device)
+        drawn = self._generator("noise", step, place).standard_normal((4, *like.shape)).sum(axis=0) * (deviation / 2)
+        return torch.from_numpy(np.asarray(drawn)).to(like)
 
     def poisson(self, n: int, rate: float, step: int) -> Tensor:
         """Positions of the examples that a step takes, each with chance `rate` by itself, ascending; there may be none."""
-        drawn = torch.rand(n, generator=self._generator("sample", step), dtype=torch.float64)
-        return (drawn < rate).nonzero().flatten()
+        return torch.from_numpy(np.flatnonzero(self._generator("sample", step).random(n) < rate))
 
     def permutation(self, n: int, epoch: int) -> Tensor:
         """An order of all examples, for shuffled batches."""
-        return torch.randperm(n, generator=self._generator("order", epoch))
+        return torch.from_numpy(self._generator("order", epoch).permutation(n))
