@@ -17,6 +17,7 @@ from toys import audited, batch, context, data, digits, trained_cnn
 from tweets import trained, tweet_data
 
 from audit import names
+from audit.checks.explanation._removal import alike
 from audit.checks.explanation.faithfulness import Faithfulness
 from audit.data import AuditData
 from audit.explainers import Attribution, Explainer
@@ -366,6 +367,22 @@ def test_long_words_help_no_map_that_owes_nothing_to_the_model(
         assert low < 0.005
         assert high > -0.005
         assert MARGIN.misses(low, high)
+
+
+def test_words_of_one_length_are_chance() -> None:
+    """What random orders are drawn by must not hang on which texts are together."""
+    model = text_model(lambda found: np.zeros((len(found), 2)))
+    x = torch.from_numpy(encode(["ab cd", "a bcde"], LENGTH))
+    map_ = Attribution(torch.zeros(x.shape), torch.zeros(2, dtype=torch.int64), "logit")
+    assert not alike(map_, features_of(x, model.spec))
+    by_word = Attribution(map_.values, map_.target, "logit", features=features_of(x, model.spec))
+    assert alike(by_word, features_of(x, model.spec))
+    pixels = torch.zeros(1, 3, 4, 4)
+    spec = audited(lambda z: z, (3, 4, 4)).spec
+    plain = Attribution(pixels, torch.zeros(1, dtype=torch.int64), "logit")
+    assert alike(plain, features_of(pixels, spec))
+    assert alike(plain, features_of(pixels, spec, "patch", 2))
+    assert not alike(plain, features_of(pixels, spec, "patch", 3))
 
 
 def test_words_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
