@@ -261,6 +261,15 @@ class InputReader:
     def _in_bounds(self, x: NDArray[Any], names: Sequence[str]) -> None:
         import numpy as np
 
+        for place, field in enumerate(self._spec.fields if self._spec.tabular else ()):
+            if field.kind == "id" and field.bounds is not None:
+                low, high = field.bounds
+                known = np.isnan(x[:, place]) | ((x[:, place] % 1 == 0) & (low <= x[:, place]) & (x[:, place] <= high))
+                if not known.all():
+                    row = int(np.flatnonzero(~known)[0])
+                    raise UserError(
+                        f"{names[row]}: '{field.name}' is {x[row, place]:g}, model '{self._model.name}' knows {low:g} to {high:g}"
+                    )
         if self._spec.bounds is None or self._spec.kind == "text":
             return
         low, high = self._spec.bounds

@@ -361,6 +361,16 @@ def test_cells_become_numbers_and_codes(tmp_path: Path) -> None:
     assert InputReader(model_of(JOB[0])).read([single]).batch.x.tolist() == [[3], [4]]
 
 
+def test_ids_are_those_that_the_model_knows(tmp_path: Path) -> None:
+    model = model_of(Field(name="user", kind="id", bounds=(0, 40)), Field(name="age", kind="number"))
+    np.save(tmp_path / "fine.npy", [[3, 20.5], [40, 700]])
+    assert len(InputReader(model).read([tmp_path / "fine.npy"])) == 2
+    for wrong in (41, -1, 1.5):
+        np.save(tmp_path / "bad.npy", [[3, 20.5], [wrong, 7]])
+        with pytest.raises(UserError, match=f"row 1: 'user' is {wrong}, model 'm' knows 0 to 40"):
+            InputReader(model).read([tmp_path / "bad.npy"])
+
+
 @pytest.mark.parametrize(
     ("cells", "complaint"),
     [
