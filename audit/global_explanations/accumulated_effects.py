@@ -76,7 +76,7 @@ def accumulated_effect(
     """
     values = x[:, column].double()
     known = ~values.isnan()
-    grid = order.double() if order is not None else quantile_grid(values, intervals + 1)
+    grid = order.to(values) if order is not None else quantile_grid(values, intervals + 1)
     if len(grid) < 2:
         return AccumulatedEffect(grid, torch.zeros((len(weights), len(grid)), dtype=torch.float64))
     every = order is not None or len(values[known].unique()) == len(grid)  # type: ignore[no-untyped-call]

@@ -224,7 +224,8 @@ class Counterfactuals:
         _, which, pairs = self.row[pair].unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
         total = torch.zeros(len(pairs), dtype=torch.float64, device=self.row.device)
         total.index_add_(0, which, distance(self.x[pair], self.x[other]))
-        return total / pairs
+        mean: Tensor = total / pairs
+        return mean
 
 
 def find_counterfactuals(

@@ -12,7 +12,7 @@ from audit.checks import Check
 from audit.checks._sample import sample
 from audit.checks.explanation._tables import known_rows
 from audit.finding import EvidenceRef, Mean, Measurement, Metric, Proportion, Resampled
-from audit.parameters import NotApplicable
+from audit.parameters import NotApplicable, Real
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ class Prototypes(Check):
     """Where rows are compared: ``inputs``; ``layer``: activations; ``auto``: a layer of a network that takes no table."""
     layer: str | None = None
     """The layer whose output is taken; None: what the last linear layer is fed."""
-    width: float = Field(1.0, gt=0)
+    width: Real = Field(1.0, gt=0)
     """Width of the Gaussian kernel, in median distances between rows."""
     rows: int = Field(2000, ge=10)
     """Most rows that prototypes are chosen from: members, else population, else half of the test rows."""
