@@ -2,7 +2,7 @@
 
 Every contender explains the same rows of the same network for the same classes, with the same number of points, draws or coalitions. They
 take turns within one process; seconds are medians over the rounds (of the clock, and of the processor, all threads together),
-ratios the medians of the rounds' ratios to the reference. Rows are counted in a run of their own that is not timed.
+ratios the medians of the rounds' ratios to the reference. Rows are counted in the run that warms up.
 
     python benchmarks/explanation.py [WORKLOAD ...] [--rounds 5] [--threads 1] [--json FILE]
 
@@ -27,7 +27,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from _compare import Meter, Metered, machine
-from _explain_workload import NOT_TIMED, Workload
+from _explain_workload import NOT_TIMED, Run, Workload
+from torch import Tensor
 
 PACKAGES = ("torch", "captum", "shap", "numpy")
 
@@ -43,9 +44,18 @@ def workloads() -> dict[str, Workload]:
 
 def compare(workload: Workload, rounds: int) -> list[dict[str, Any]]:
     """Every contender, taking turns after a run to warm up; the maps are those of that run."""
-    network = workload.network()
-    runs = {name: contender(network) for name, contender in workload.contenders.items()}
-    maps = {name: run().double() for name, run in runs.items()}
+    network, runs, maps, counts = (
+        workload.network(),
+        dict[str, Run](),
+        dict[str, Tensor](),
+        dict[str, tuple[int, int]](),
+    )
+    for name, contender in workload.contenders.items():
+        meter = Meter()
+        runs[name] = contender(Metered(network, meter).eval())
+        meter.rows_forward = meter.rows_backward = 0  # of making ready
+        maps[name] = runs[name]().double()
+        counts[name] = meter.rows_forward, meter.rows_backward
     timed = [name for name in runs if not name.endswith(NOT_TIMED)]
     wall, processor = ({name: list[float]() for name in timed} for _ in range(2))
     for turn in range(rounds):
@@ -57,10 +67,6 @@ def compare(workload: Workload, rounds: int) -> list[dict[str, Any]]:
             processor[name].append(time.process_time() - start[1])
     rows = []
     for name in timed:
-        meter = Meter()
-        run = workload.contenders[name](Metered(network, meter).eval())
-        meter.rows_forward = meter.rows_backward = 0  # of making ready
-        run()
         truth = maps[workload.truth]
         off = (maps[name] - truth).abs() if maps[name].shape == truth.shape else None
         rows.append(
@@ -71,8 +77,8 @@ def compare(workload: Workload, rounds: int) -> list[dict[str, Any]]:
                 "ratio": _ratio(wall[name], wall[workload.reference]),
                 "processor_ratio": _ratio(processor[name], processor[workload.reference]),
                 "ours_to_it": _ratio(processor[workload.ours], processor[name]),
-                "rows_forward": meter.rows_forward,
-                "gradients": meter.rows_backward,
+                "rows_forward": counts[name][0],
+                "gradients": counts[name][1],
                 "largest_difference": None if off is None else float(off.max()),
                 "mean_difference": None if off is None else float(off.mean()),
                 "goal": workload.goals.get(name),

@@ -68,13 +68,14 @@ class GradientShap(Explainer):
                 drawn = torch.empty((len(start), self.samples, *x.shape[1:]), dtype=x.dtype, device=x.device)
                 for part in parts:
                     distance = x[block, None] - others[start[:, part]]
-                    along = x[block, None] - share[:, part] * distance
+                    along = torch.addcmul(x[block, None], share[:, part], distance, value=-1)
                     slopes = gradient(
                         model.target_score, along.flatten(0, 1), target[block].repeat_interleave(along.shape[1])
                     )
                     torch.mul(slopes.reshape(along.shape), distance, out=drawn[:, part])
-                deviation, values[block] = torch.std_mean(drawn.double(), dim=1)
-                error[block] = deviation.flatten(1).amax(dim=1) / self.samples**0.5
+                deviation, mean = torch.std_mean(drawn, dim=1)
+                values[block] = mean.double()
+                error[block] = deviation.flatten(1).amax(dim=1).double() / self.samples**0.5
         return Attribution(
             values, target, model.output, base_value=base, score=score, error=error,
             method=f"expected gradients, {self.samples} draws from {len(others)} background rows",
