@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,9 @@ def text_classifier(members: Batch, classes: tuple[str, ...], *, rows: int = 600
 
     Source: Devlin et al. 2019, arXiv:1810.04805.
     """
-    from transformers import BertConfig, BertForSequenceClassification
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from transformers import BertConfig, BertForSequenceClassification
 
     from audit.text import decode_all
 
@@ -119,7 +122,9 @@ def text_classifier(members: Batch, classes: tuple[str, ...], *, rows: int = 600
         )
         lengths = encoded["attention_mask"].sum(dim=1)
         for _ in range(epochs):
-            for some in torch.split(torch.randperm(len(labels)), 64):
+            order = torch.randperm(len(labels))
+            batches = torch.split(order[lengths[order].argsort(stable=True)], 64)  # of one length: little padding
+            for some in (batches[i] for i in torch.randperm(len(batches)).tolist()):
                 longest = int(lengths[some].max())
                 inputs = {name: part[some, :longest] for name, part in encoded.items()}
                 loss = nn.functional.cross_entropy(model(**inputs).logits, labels[some])
