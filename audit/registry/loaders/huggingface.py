@@ -177,6 +177,8 @@ def _opened(files: Mapping[str, Path], ref: str) -> TokenClassifier:
         raise UserError(f"{ref}: its tokenizer does not know where its tokens stand: add a tokenizer.json")
     if len(tokenizer) > (rows := module.get_input_embeddings().weight.shape[0]):
         raise UserError(f"{ref}: the tokenizer knows {len(tokenizer)} tokens, the model {rows}: they do not fit")
+    if any(tokenizer("a").get("token_type_ids", ())):
+        raise UserError(f"{ref}: its tokenizer numbers the parts of a text (token_type_ids), which are not fed here")
     _pad(module, tokenizer)
     module.eval()
     for parameter in module.parameters():

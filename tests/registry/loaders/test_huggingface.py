@@ -300,6 +300,13 @@ def _emptied(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_bytes(b"") and None
 
 
+def _parts_of_a_text(folder: Path) -> None:
+    words = json.loads((folder / "tokenizer.json").read_text())
+    words["post_processor"]["single"][1]["Sequence"]["type_id"] = 1
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    settings(folder, "tokenizer_config.json", model_input_names=["input_ids", "token_type_ids", "attention_mask"])
+
+
 def _without_its_head(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -339,6 +346,7 @@ def _not_a_number(folder: Path) -> None:
         (lambda f: settings(f, vocab_size=700), "transformers cannot open the folder"),
         (_without_its_head, "lacks classifier.bias, classifier.weight: it holds no trained classifier"),
         (_not_a_number, "answers NaN or infinite"),
+        (_parts_of_a_text, "numbers the parts of a text"),
     ],
 )  # fmt: skip
 def test_what_is_refused(spoil: Callable[[Path], Any], said: str, folder: Path, registry: Registry) -> None:
