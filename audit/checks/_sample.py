@@ -1,4 +1,4 @@
-"""Which test rows are attacked."""
+"""Which rows a check takes."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from audit.checks import Check
-from audit.checks._sample import sample
+from audit.checks._sample import sample, shuffled
 from audit.explainers import Attribution, Explainer, build
 from audit.explainers._passes import rows_per_pass
 from audit.parameters import UserError
@@ -97,7 +97,11 @@ class Subject:
     @cached_property
     def digest(self) -> str:
         """Of the background rows: what an explanation depends on beside the row itself."""
-        return hashlib.sha256(self.background.cpu().numpy().tobytes()).hexdigest()
+        return _digest(self.background)
+
+
+def _digest(rows: Tensor) -> str:
+    return hashlib.sha256(rows.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def choose(
@@ -128,7 +132,10 @@ def choose(
     cautions = (
         () if source is not None else ("absent features take their values from the test rows: no others are known",)
     )
-    rows = sample(source if source is not None else data.test, background, ctx)
+    source = source if source is not None else data.test
+    rows = source.take(
+        shuffled(source.ids, ctx.seed)[:background]
+    )  # in no order, so that the first few are a fair sample, too
     return Subject(batch, model.tensor(batch), prediction, aim, model.tensor(rows), cautions)
 
 
@@ -149,7 +156,15 @@ def explain(
         rows = slice(first, min(first + chunk, len(subject.batch)))
         x, ids, target = subject.x[rows], subject.batch.ids[rows], subject.target[rows]
         streams = _streams(ctx, ids, draw)
-        made = (type(explainer).__name__, explainer.model_dump_json(), draw, ids, target.tolist(), subject.digest)
+        made = (
+            type(explainer).__name__,
+            explainer.model_dump_json(),
+            draw,
+            target.tolist(),
+            subject.digest,
+            _digest(x),
+            ids,
+        )
         found = model.remembered(
             f"attributions {key(*made)}",
             16 * x.numel(),

