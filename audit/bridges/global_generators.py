@@ -25,7 +25,7 @@ def seeded(seed: int) -> Iterator[None]:
             random.seed(seed)
             np.random.seed(seed)
             # torch.manual_seed does the same, after it has looked at every call on the stack for devices not yet in use.
-            torch.random.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             if devices:
                 torch.cuda.manual_seed_all(seed)
             yield

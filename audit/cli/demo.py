@@ -68,7 +68,7 @@ def demo(
     from audit.cli.progress import ConsoleObserver
     from audit.cli.terminal import show
     from audit.demo.families import FAMILIES
-    from audit.demo.tour import EXHIBITS
+    from audit.demo.tour import EXHIBITS, Exhibit
     from audit.engine import run
     from audit.names import nearest
     from audit.plan import bind
@@ -77,7 +77,9 @@ def demo(
     from audit.scenario import read
     from audit.stored import audit_home
 
-    groups = {exhibit.file.removesuffix(".yaml"): (exhibit,) for exhibit in (*EXHIBITS, *FAMILIES)}
+    groups: dict[str, tuple[Exhibit, ...]] = {
+        exhibit.file.removesuffix(".yaml"): (exhibit,) for exhibit in (*EXHIBITS, *FAMILIES)
+    }
     groups["families"] = FAMILIES
     if only is not None and only not in groups:
         guess = nearest(only, list(groups))
