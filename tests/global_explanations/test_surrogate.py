@@ -104,7 +104,7 @@ def test_columns_are_encoded_and_standardised() -> None:
 
 
 def test_a_boosting_machine_is_a_sum_of_curves() -> None:
-    x = rows()
+    x = rows(150)
     values = x[:, 0] / 10 + (x[:, 1] == 1) * 3.0
     fitted = BoostingSurrogate(x, values, SPEC, interactions=0, seed=0)
     assert float((fitted.predict(x) - values).abs().mean()) < 0.3

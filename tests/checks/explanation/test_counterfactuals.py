@@ -242,6 +242,10 @@ def test_what_is_asked_again_and_refused(tmp_path: Path, monkeypatch: pytest.Mon
     found = measure(Counterfactuals(samples=10, changes={"immutable": ["age"]}), model, wider, tmp_path)
     assert found["validity", ""].estimate.value == 0
     assert "20 proposed changes" in found["validity", ""].cautions[0]
+    # Should one slip through, what may not change is counted by itself.
+    monkeypatch.setattr(Counterfactuals, "_confirmed", lambda self, model, rules, aim, x, found: (found, 0))
+    slipped = measure(Counterfactuals(samples=10, changes={"immutable": ["age"]}), model, wider, tmp_path)
+    assert slipped["immutable_kept", ""].estimate.value == 0.5
 
 
 @pytest.mark.parametrize(
