@@ -36,6 +36,8 @@ class ModelCard(Parameters):
     """ISO 8601, UTC."""
     members: str | None = None
     """Digest of the stored list of row ids the model was trained on, where they are known."""
+    ledger: str | None = None
+    """Digest of the privacy ledger of a DP-SGD training (`audit.privacy.accounting.TrainingRecord` as JSON), where it wrote one."""
 
     @property
     def ref(self) -> str:

@@ -86,6 +86,16 @@ class Registry:
         path = self.blobs.verified(card.members, f"the list of members of {card.ref}")
         return frozenset(path.read_text(encoding="ascii").split())
 
+    def ledger(self, card: ModelCard) -> bytes | None:
+        """The privacy ledger of the model's training, as JSON; None where it has none.
+
+        Raises:
+            UserError: the stored ledger is missing or was changed.
+        """
+        if card.ledger is None:
+            return None
+        return self.blobs.verified(card.ledger, f"the privacy ledger of {card.ref}").read_bytes()
+
     # --- writing ---
 
     def add(
@@ -102,6 +112,7 @@ class Registry:
         tags: Iterable[str] = (),
         aliases: Iterable[str] = (),
         members: Iterable[str] | None = None,
+        ledger: bytes | None = None,
     ) -> ModelCard:
         """Register a new version of a model. The file is copied, scanned, opened and asked before anything is written down.
 
@@ -113,6 +124,7 @@ class Registry:
             spec: the input; see `SpecChoice`.
             output: what the model answers in.
             members: ids of the rows (`Batch.ids`) that it was trained on.
+            ledger: the privacy ledger of its training, as JSON.
 
         Returns:
             The card, with its version.
@@ -130,6 +142,9 @@ class Registry:
             if rows is not None:
                 copies.append(self.blobs.stage_bytes(rows, "members.txt"))
                 card = card.model_copy(update={"members": copies[-1].sha256})
+            if ledger is not None:
+                copies.append(self.blobs.stage_bytes(ledger, "privacy.json"))
+                card = card.model_copy(update={"ledger": copies[-1].sha256})
             return self._write(card, copies, labels, pointers)
         finally:
             for copy in copies:
@@ -150,7 +165,7 @@ class Registry:
         with self._database.writing() as connection:  # of its own: a version is gone before its files are
             texts = connection.execute(select(versions.c.card)).scalars().all()
             cards = [_parse(text, str(self._database)) for text in texts]
-            kept = {sha256 for c in cards for sha256 in (*c.files.values(), *([c.members] if c.members else []))}
+            kept = {sha256 for c in cards for sha256 in (*c.files.values(), c.members, c.ledger) if sha256}
             _, freed = self.blobs.sweep(kept)
         return card, freed
 

@@ -228,6 +228,20 @@ def test_blobs_are_named_by_their_content_and_read_only(registry: Registry, tmp_
     assert blob.stat().st_mode & 0o777 == 0o444
 
 
+def test_the_privacy_ledger_is_kept_with_the_version(registry: Registry, tmp_path: Path) -> None:
+    card = add(registry, weights(tmp_path, 1.0), ledger=b'{"delta": 1e-5}')
+    add(registry, weights(tmp_path, 2.0))
+    registry.remove("m@2")
+    assert registry.ledger(registry.get("m")) == b'{"delta": 1e-5}', "a sweep keeps it"
+    assert registry.ledger(add(registry, weights(tmp_path, 1.0))) is None
+    assert card.ledger is not None
+    blob = registry.blobs.path(card.ledger)
+    blob.chmod(0o600)
+    blob.write_bytes(b"{}")
+    with pytest.raises(UserError, match="privacy ledger of m@1 was changed"):
+        registry.ledger(card)
+
+
 def test_members_are_kept_with_the_version(registry: Registry, tmp_path: Path) -> None:
     card = add(registry, weights(tmp_path, 1.0), members=IDS)
     assert registry.members(registry.get("m")) == frozenset(IDS)
