@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +44,11 @@ class Ucr(Source):
         names = self.classes or tuple(str(text_of(value)) for value in values.tolist())
         if len(names) != len(values):
             raise UserError(f"{folder} holds {len(values)} classes, {len(names)} are named: {', '.join(names[:5])}")
-        return array_rows(
-            x[:, None], codes, where=str(folder), kind="series", task="classification", classes=names, units=self.units,
+        rows = array_rows(
+            x[:, None], codes, where=str(folder), kind="series", task="classification", classes=len(names), units=self.units,
             train=members if self.split is None else None,
         )  # fmt: skip
+        return replace(rows, classes=names)  # the numbers in the files are names, no indices
 
 
 def _file(folder: Path, part: str) -> Path:
