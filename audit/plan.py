@@ -77,7 +77,7 @@ def bind(file: ScenarioFile) -> Plan:
     """
     scenario = file.scenario
     problems: list[Problem] = []
-    source = _bind_source(file, problems)
+    source = bind_source(file, scenario.data, problems)
     steps: list[Step] = []
     for i, entry in enumerate(scenario.checks):
         steps += _bind_entry(file, scenario, entry, ("checks", i), problems)
@@ -94,8 +94,9 @@ def bind(file: ScenarioFile) -> Plan:
     return Plan(file, scenario, source, tuple(steps))
 
 
-def _bind_source(file: ScenarioFile, problems: list[Problem]) -> Source | None:
-    data = dict(file.scenario.data)
+def bind_source(file: ScenarioFile, declared: Mapping[str, Any], problems: list[Problem]) -> Source | None:
+    """The data source that a file's ``data`` names; None, and one more problem or several, where it names none."""
+    data = dict(declared)
     name = data.pop("source", None)
     if not isinstance(name, str):
         problems.append(file.problem(("data",), "'source' is missing: name a data source, such as 'source: csv'"))
