@@ -1,4 +1,4 @@
-"""Gradient explainers side by side: integrated gradients and SmoothGrad on a small CNN and a residual network, gradient SHAP."""
+"""Gradient explainers side by side: integrated gradients and SmoothGrad on small CNNs and a residual network, gradient SHAP."""
 
 from __future__ import annotations
 
@@ -32,6 +32,16 @@ def small_cnn() -> nn.Module:
     net = nn.Sequential(
         nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(),
         nn.Flatten(), nn.Linear(784, 10),
+    )  # fmt: skip
+    return net.eval().requires_grad_(False)
+
+
+def pooling_cnn() -> nn.Module:
+    """For images of 1x28x28: two convolutions at full resolution, each followed by a pool, and two dense layers."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(1568, 64), nn.ReLU(), nn.Linear(64, 10),
     )  # fmt: skip
     return net.eval().requires_grad_(False)
 
@@ -277,6 +287,7 @@ RESIDUAL_GOALS = {"captum, tuned": 1.05, "passes alone": 1.2}
 
 WORKLOADS = [
     integrated("small-CNN", small_cnn, SMALL, GOALS),
+    integrated("pooling-CNN", pooling_cnn, SMALL, GOALS),
     integrated("ResNet", resnet, RESIDUAL, RESIDUAL_GOALS),
     smoothed("small-CNN", small_cnn, SMALL, GOALS),
     smoothed("ResNet", resnet, RESIDUAL, RESIDUAL_GOALS),
