@@ -34,11 +34,13 @@ class GradientMode(ABC):
     """A way to compute per-example gradients.
 
     Args:
-        module: as it is trained; left without hooks, `.grad` and `.grad_sample` after each call.
+        module: as it is trained. A call leaves no `.grad` and no `.grad_sample` on it; hooks sleep between calls until `close`.
         loss: of outputs and labels, one per example.
     """
 
     name: ClassVar[str]
+    remarks: tuple[str, ...] = ()
+    """What choosing this way found, one line each: which others are wrong for this module, and why."""
 
     def __init__(self, module: nn.Module, loss: Loss, clipping: Clipping) -> None:
         self.module, self.loss, self.clipping = module, loss, clipping

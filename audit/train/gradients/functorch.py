@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from audit.train.clipping import clipped, trained
 from audit.train.gradients import ClippedSum, GradientMode
@@ -33,7 +34,8 @@ class Functorch(GradientMode):
             answer = functional_call(self.module, {**fixed, **parameters}, (row[None],))
             return self.loss(answer, label[None]).sum()
 
-        gradients, losses = vmap(grad_and_value(one), in_dims=(None, 0, 0), randomness="different")(moving, x, y)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused attentions cannot be vectorised: they would run row by row
+            gradients, losses = vmap(grad_and_value(one), in_dims=(None, 0, 0), randomness="different")(moving, x, y)
         with torch.no_grad():
             sums, norms = clipped([gradients[name] for name in names], self.layers, self.clipping)
         return ClippedSum(sums, norms, losses.detach())
