@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,23 @@ def test_what_is_wrong_has_its_line_and_a_hint(old: str, new: str, line: str, wa
 def test_every_problem_is_told_at_once() -> None:
     found = problems(GOOD.replace("k: 90", "k: x").replace("medium", "m").replace("seed: 7", "seed: -1"))
     assert len(found) == 2  # parameters of checks are looked at once the frame is right
+
+
+@pytest.mark.parametrize(
+    ("check", "wanted"),
+    [
+        (
+            "explanation.faithfulness: {baselines: [mean, grey]}",
+            "input should be 'rows', or 'zero', 'black'.* got 'grey'",
+        ),
+        ("explanation.faithfulness: {explainer: 3}", "input should be a valid string, or a valid dictionary, got 3"),
+        ("explanation.shortcut: {region: [1, 2]}", r"region: too few items, got \[1, 2\]"),
+    ],
+)
+def test_a_value_that_fits_none_of_several_types_is_one_line(check: str, wanted: str) -> None:
+    found = problems(f"name: x\nmodel: toy\ndata: {{source: given}}\nchecks:\n  - {check}\n")
+    assert len(found) == 1
+    assert re.search(wanted, found[0])
 
 
 def test_yaml_1_2() -> None:

@@ -55,13 +55,13 @@ def describe(
     model: type[BaseModel],
     relocate: Any = lambda location: location,
 ) -> list[Problem]:
-    """Each of pydantic's complaints as one line: the field, what was expected, what was there, the nearest known name."""
-    problems = []
+    """Each mistake as one line: the field, what was expected, what was there, the nearest known name."""
+    told: dict[tuple[Location, str], list[str]] = {}  # a value that fits none of several types is one mistake
     for item in error.errors():
         if item["type"] == "too_short" and item["input"]:
             continue  # pydantic counts entries that failed as missing; their own problems are listed
         location: Location = relocate((*prefix, *(part for part in item["loc"] if not _is_union_tag(part))))
-        message, kind = item["msg"], item["type"]
+        message, kind, got = item["msg"], item["type"], ""
         if kind == "extra_forbidden":
             name = str(item["loc"][-1])
             known = list(model.model_fields)
@@ -69,6 +69,8 @@ def describe(
             message = f"unknown field '{name}'" + (
                 f"; did you mean '{guess}'?" if guess else f"; known: {', '.join(known) or 'none'}"
             )
+        elif kind == "missing" and isinstance(item["loc"][-1], int):
+            location, message = location[:-1], f"too few items, got {_short(item['input'])}"
         elif kind == "missing":
             message = f"'{item['loc'][-1]}' is missing"
         elif kind == "string_pattern_mismatch":
@@ -76,9 +78,11 @@ def describe(
         elif kind == "value_error":
             message = message.removeprefix("Value error, ")
         else:
-            message = f"{message[0].lower()}{message[1:]}, got {_short(item['input'])}"
-        problems.append(source.problem(location, message))
-    return problems
+            message, got = f"{message[0].lower()}{message[1:]}", f", got {_short(item['input'])}"
+        said = told.setdefault((location, got), [])
+        if message not in said:
+            said.append(message.removeprefix("input should be ") if said else message)
+    return [source.problem(location, ", or ".join(said) + got) for (location, got), said in told.items()]
 
 
 def _is_union_tag(part: Any) -> bool:

@@ -14,6 +14,7 @@ from audit.checks import Check
 from audit.checks._sample import sample, shuffled
 from audit.explainers import Attribution, Explainer, build
 from audit.explainers._passes import rows_per_pass
+from audit.names import resolve, unknown
 from audit.parameters import UserError
 from audit.rng import ExampleRng, key
 
@@ -44,6 +45,9 @@ def build_explainer(spec: str | dict[str, Any]) -> tuple[str, Explainer]:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         name = spec if isinstance(spec, str) else next(iter(spec))
+        if first["type"] == "extra_forbidden":
+            known = list(resolve("explainers", name).model_fields)
+            raise unknown(f"parameter of explainer '{name}' called", where, known) from error
         raise UserError(f"explainer '{name}'{f', {where}' if where else ''}: {first['msg']}") from error
 
 

@@ -92,7 +92,8 @@ def from_file(path: Path, subject: Subject, spec: InputSpec) -> tuple[Subject, T
     except KeyError as error:
         raise UserError(f"masks {path}: the file needs the arrays 'masks' and 'ids': {error}") from error
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"masks {path} cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"masks {path} cannot be read: {why}") from error
     shape = spec.shape
     if len(masks) != len(ids) or masks.shape[1:] not in (shape, shape[-2:], shape[-1:]):
         raise UserError(

@@ -96,7 +96,11 @@ class Agreement(Check):
         return self.needs.union(*(build_explainer(spec)[1].needs for spec in self.explainers))
 
     def run(self, model: AuditedModel, data: AuditData, ctx: Context) -> Iterator[Measurement]:
-        """See `Check.run`."""
+        """See `Check.run`.
+
+        Raises:
+            UserError: `top` leaves no feature out.
+        """
         import torch
 
         from audit.checks.explanation._maps import common_features
@@ -113,6 +117,10 @@ class Agreement(Check):
         for together in chunks:
             rows, maps = together[0][0], [found for _, found in together]
             features = common_features(subject.x[rows], model.spec, *maps)
+            if self.top >= features.most and model.spec.kind != "text":  # texts have as many words as they have
+                raise UserError(
+                    f"the top {self.top:g} of {features.most} features are all: choose fewer, or a share below 1"
+                )
             parts.append(self._compared(features, maps, pairs))
             for evidence, found in zip(
                 shown, (f for m, f in zip(members, maps, strict=True) if m.draw == 0), strict=True

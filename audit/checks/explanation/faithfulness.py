@@ -51,7 +51,8 @@ class Faithfulness(ExplanationCheck):
     segments are nearer to what a model has seen.
 
     Suits every explainer whose values say which features raise the explained score; one that gives sizes without signs
-    (saliency as it comes, attention rollout) loses where features speak against the class.
+    (saliency as it comes, attention rollout) loses where features speak against the class. A gain near 0 tells the reader of a map
+    that what it marks moves the answer no more than any other part; below 0, less.
 
     Source: Petsiuk et al. 2018, arXiv:1806.07421; Samek et al. 2017, arXiv:1509.06321; several replacements: Sturmfels et al.
     2020, doi 10.23915/distill.00022.

@@ -11,8 +11,10 @@ from audit.checks import Check
 from audit.checks._sample import sample
 from audit.checks.explanation._columns import column_names, with_groups
 from audit.checks.explanation._explaining import attributions, build_explainer, choose
+from audit.checks.explanation._per_row import few_rows
 from audit.finding import Exact, Mean, Measurement, Metric, Resampled
 from audit.model import Capability
+from audit.parameters import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
 CORRELATED = 0.8
 """Rank correlation from which two columns are called to a reader's attention (policy)."""
 REPLICATES = 1000
-FEW_ROWS = 20
-"""Fewer rows make bootstrap intervals far too narrow."""
 _LEAVES = 16
 """Most cells that the other columns are cut into for a conditional permutation."""
 
@@ -44,7 +44,8 @@ class Importance(Check):
     With an `explainer`, the mean size of its attributions gives a second ranking: permutation asks what the model's *performance*
     rests on, attributions what moves its *answers*.
 
-    Suits every model with columns, black boxes too. A column that ranks high and should not is a reason to look for leakage or a proxy.
+    Suits every model with columns, black boxes too, and every explainer of one. A column that ranks high and should not is a reason
+    to look for leakage or a proxy; where the two rankings part, a reader of maps sees what moves answers, not what makes them right.
 
     Source: Breiman 2001, doi 10.1023/A:1010933404324; Fisher, Rudin & Dominici 2019, arXiv:1801.01489; conditional permutation:
     Strobl et al. 2008, doi 10.1186/1471-2105-9-307, by subgroups: Molnar et al. 2023, arXiv:2006.04628; mean size of attributions:
@@ -119,9 +120,13 @@ class Importance(Check):
             yield from self._ranking(ctx, "mean_attribution", "attribution_rank", sizes, list(features), cautions)
 
     def _score(self, model: AuditedModel) -> Score:
-        if self.score != "auto":
-            return self.score
-        return "r2" if model.task == "regression" else "accuracy"
+        regression = model.task == "regression"
+        if self.score == "auto":
+            return "r2" if regression else "accuracy"
+        if (self.score == "r2") != regression:
+            fitting = "r2" if regression else "accuracy or log_loss"
+            raise UserError(f"score '{self.score}' does not suit a {model.task}: choose {fitting}")
+        return self.score
 
     def _permutation(
         self, model: AuditedModel, data: AuditData, ctx: Context, features: list[list[int]]
@@ -175,7 +180,6 @@ class Importance(Check):
             first_rank=[ends[0] for _, ends in intervals],
             last_rank=[ends[1] for _, ends in intervals],
         )
-        few = f"{n} rows are too few for a bootstrap interval; {FEW_ROWS} or more are needed" if n < FEW_ROWS else None
         for i in order:
             said = cautions.get(names[i], ())
             value, se, _ = means[i]
@@ -192,7 +196,7 @@ class Importance(Check):
                 dims={"feature": names[i]},
                 evidence=(table.ref,),
                 cautions=said,
-                unresolved=few,
+                unresolved=few_rows(n),
             )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from audit.checks.explanation._explaining import AttributionEvidence, ExplanationCheck, build_explainer, explain
-from audit.checks.explanation._per_row import row_mean
+from audit.checks.explanation._per_row import few_rows, row_mean
 from audit.checks.explanation._perturbations import Perturbation
 from audit.explainers._baselines import Baseline
 from audit.finding import Measurement, Metric, Resampled
@@ -29,9 +29,11 @@ _WORST = 1e6
 
 
 class Infidelity(ExplanationCheck):
-    """Infidelity: the mean squared difference between the drop in score that a map foretells for a change I of the input, ``sum(I ·
-    map)``, and the drop ``f(x) − f(x − I)`` that comes, over random changes; normalised, as a share of the mean squared drop: 0
-    for a map that foretells every drop, 1 for a map of zeros, more for one that misleads.
+    """How far the changes in score that a map foretells are from those that come, when the input changes at random.
+
+    Infidelity is the mean squared difference between the drop that the map foretells for a change I of the input, ``sum(I · map)``,
+    and the drop ``f(x) − f(x − I)`` that comes; normalised, as a share of the mean squared drop: 0 for a map that foretells
+    every drop, 1 for a map of zeros, more for one that misleads.
 
     Changes: ``gaussian`` noise of `noise` times each element's range; ``noisy_baseline``, the baseline with that noise in place of
     the input; ``removal``, the baseline in place of a random square of an image, window of a series, or of random words or columns.
@@ -115,7 +117,10 @@ class Infidelity(ExplanationCheck):
                 ctx, "infidelity", some[:, :, 0].mean(dim=1), subject.batch.ids, dims=dims, cautions=cautions,
                 shown=() if dims else evidence.refs,
             )  # fmt: skip
-            yield Measurement(metric="normalised_infidelity", estimate=_ratio(some, ctx), dims=dims, cautions=cautions)
+            yield Measurement(
+                metric="normalised_infidelity", estimate=_ratio(some, ctx), dims=dims, cautions=cautions,
+                unresolved=few_rows(len(some)),
+            )  # fmt: skip
 
     def _perturbing(self, model: AuditedModel, subject: Subject, contributions: bool) -> list[Perturbing]:
         from audit.checks.explanation._perturbations import Perturbing, refuse_slopes_of_codes

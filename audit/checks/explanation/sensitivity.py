@@ -32,7 +32,9 @@ _ELEMENTS = 1 << 24
 
 
 class Sensitivity(ExplanationCheck):
-    """Max-sensitivity: the largest relative change of a map, ``|map(x + d) − map(x)| / |map(x)|`` in Euclidean norm, over inputs
+    """How far a map moves where the input hardly does.
+
+    Max-sensitivity is the largest relative change of the map, ``|map(x + d) − map(x)| / |map(x)|`` in Euclidean norm, over inputs
     x + d within `radius` of the input in every element; beside it the average change.
 
     d is drawn evenly from the box of `radius` times each element's range (of its bounds, else of the background rows), and x + d

@@ -42,6 +42,9 @@ class Shortcut(Check):
     answer (of the value of a regression, where donors are any rows). With an `explainer`: share of the map's size in the part, and
     that share less the part's share of the input (0 for a map that does not care where it is).
 
+    Suits every model; every explainer for the two shares, which say where a map points. Exchanging decides: a map that shows nothing
+    in a part whose exchange turns the answer hides the shortcut from its reader.
+
     With `group`, a protected attribute: ``proxy_auc`` says how well each column alone tells it, columns above 0.7 count as proxies
     and are exchanged, all together, with a row of another group.
 
@@ -162,6 +165,10 @@ class Shortcut(Check):
             if spec.kind != "image" or len(spec.shape) < 2:
                 raise NotApplicable(f"a region needs an image, the input of model '{model.name}' is a {spec.kind}")
             mask = box_mask(box, spec)
+            if self.outside is not None and bool(mask.all()):
+                raise UserError(
+                    f"outside {list(box)} there is nothing: it is the whole image of {spec.shape[-2]} x {spec.shape[-1]}"
+                )
             return _Part(mask if self.region else ~mask, box=box, outside=self.region is None)
         if self.words:
             if spec.kind != "text":

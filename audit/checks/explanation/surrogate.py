@@ -9,6 +9,7 @@ from pydantic import Field
 
 from audit.checks import Check
 from audit.checks._sample import sample
+from audit.checks.explanation._per_row import few_rows
 from audit.checks.explanation._tables import known_rows, require_table
 from audit.finding import Estimate, EvidenceRef, Mean, Measurement, Metric, Proportion, Resampled
 
@@ -157,7 +158,10 @@ class Surrogate(Check):
                 value=float(statistic(*columns)), replicates=tuple(drawn.tolist()), n=len(asked)
             )
             low = _low(estimate.interval()[0], None, len(asked)) if metric == "fidelity" else ()
-            yield Measurement(metric=metric, estimate=estimate, evidence=evidence, cautions=(*cautions, *low))
+            yield Measurement(
+                metric=metric, estimate=estimate, evidence=evidence, cautions=(*cautions, *low),
+                unresolved=few_rows(len(asked)),
+            )  # fmt: skip
 
     def _account(
         self,

@@ -21,6 +21,7 @@ from audit.engine import run
 from audit.finding import Measurement
 from audit.gate import Gate
 from audit.model import AuditedModel, Capability
+from audit.parameters import UserError
 from audit.run_folder import Evidence
 from audit.scenario import parse
 from audit.text import encode
@@ -158,8 +159,10 @@ def test_top_is_a_share_or_a_number(tmp_path: Path) -> None:
     model = audited(lambda x: x @ torch.tensor([3.0, -2.0, 1.0, 0.5]), (4,), output="value", kind="number")
     rows = data(batch(np.array([[1, 4, 1, 1]], dtype=np.float32), np.zeros(1)), kind="number")
     explainers = (GRADIENT, "given_map")  # by size: columns 0, 1, 2, 3 against 1, then the others tied
-    for top, expected in ((1, 0.0), (0.5, (1 + 1 / 3) / 2), (2, (1 + 1 / 3) / 2), (4, 1.0), (0.01, 0.0)):
+    for top, expected in ((1, 0.0), (0.5, (1 + 1 / 3) / 2), (2, (1 + 1 / 3) / 2), (0.01, 0.0)):
         assert value(measure(explainers, tmp_path, model, rows, top=top), "top_overlap") == pytest.approx(expected)
+    with pytest.raises(UserError, match="the top 4 of 4 features are all"):  # any two maps share them
+        measure(explainers, tmp_path, model, rows, top=4)
 
 
 def test_texts_are_compared_word_by_word(tmp_path: Path) -> None:

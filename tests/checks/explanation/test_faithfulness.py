@@ -579,7 +579,10 @@ def test_values_of_another_shape_are_an_error(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"explainer": "integrated_gradient"}, "did you mean 'integrated_gradients'"),
-        ({"explainer": {"saliency": {"abs": True}}}, "explainer 'saliency', abs: Extra inputs"),
+        (
+            {"explainer": {"saliency": {"abs": True}}},
+            "no parameter of explainer 'saliency' called 'abs'; known: absolute",
+        ),
         ({"baselines": ("zero",)}, "two or more different"),
         ({"baselines": ("zero", "zero")}, "two or more different"),
         ({"random_orders": 3}, "multiple of 2"),

@@ -175,6 +175,8 @@ def test_parameters_change_the_result(tmp_path: Path) -> None:
         assert measure(Importance(**other), model, rows, tmp_path)["importance", "income"].estimate != accuracy
     few = measure(Importance(samples=15), model, rows, tmp_path)
     assert "too few for a bootstrap" in str(few["rank", "age"].unresolved)
+    with pytest.raises(UserError, match="score 'r2' does not suit a classification: choose accuracy or log_loss"):
+        measure(Importance(score="r2"), model, rows, tmp_path)
     backgrounds = [
         measure(Importance(explainer="shap_values", explained=4, repeats=1, background=n), model, rows, tmp_path)[
             "mean_attribution", "income"

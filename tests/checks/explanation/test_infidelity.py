@@ -318,6 +318,14 @@ def test_a_black_box_of_probabilities(tmp_path: Path) -> None:
     assert found["normalised_infidelity", ""].estimate.interval()[1] < 0.5
 
 
+def test_a_ratio_of_few_rows_decides_nothing(tmp_path: Path) -> None:
+    """Resampled, one row always is itself: an interval without width."""
+    few = measure(cnn(), digits(), tmp_path, samples=19)["normalised_infidelity", ""]
+    assert "19 rows are too few" in str(few.unresolved)
+    enough = measure(cnn(), digits(), tmp_path, samples=20)["normalised_infidelity", ""]
+    assert enough.unresolved is None
+
+
 def test_sizes_without_signs_are_a_caution(tmp_path: Path) -> None:
     found = measure(*linear(), tmp_path, "saliency")
     assert "no value of saliency is negative" in found["infidelity", ""].cautions[-1]
@@ -341,7 +349,7 @@ def test_mistakes_are_told_when_the_scenario_is_read(options: Any) -> None:
 def test_from_a_scenario_to_a_verdict(tmp_path: Path) -> None:
     text = (
         "name: foretold\nmodel: toy\ndata: {source: given}\nchecks:\n"
-        "  - explanation.infidelity: {explainer: {saliency: {absolute: false}}, samples: 16, draws: 10, noise: 1/50}\n"
+        "  - explanation.infidelity: {explainer: {saliency: {absolute: false}}, samples: 20, draws: 10, noise: 1/50}\n"
         "    require: {'normalised_infidelity[perturbation=gaussian]': '<= 0.9', normalised_infidelity: '<= 1e-6'}\n"
     )
     report = run(parse(text), home=tmp_path, models={"toy": cnn()}, data=digits())

@@ -351,6 +351,7 @@ def test_parameters_that_cannot_be(options: dict[str, Any]) -> None:
     [
         ({"region": (0, 0, 9, 1)}, UserError, "must lie in the image"),
         ({"region": (0, 0, 0, 1)}, UserError, "must lie in the image"),
+        ({"outside": (0, 0, 8, 8)}, UserError, "outside .* there is nothing"),
         ({"columns": ("age",)}, NotApplicable, "columns of a table"),
         ({"words": ("age",)}, NotApplicable, "need a text"),
         ({"group": "age"}, NotApplicable, "columns of a table"),
