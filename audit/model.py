@@ -254,6 +254,8 @@ class AuditedModel:
         self._forward = forward
         self.text: TokenModel | None = None
         """The inside of a model that reads texts token by token (EMBEDDINGS)."""
+        self.ledger: str | None = None
+        """The privacy ledger of its training (`audit.privacy.accounting.TrainingRecord` as JSON), where the registry keeps one."""
         self._outputs: dict[str, Tensor] = {}
         self._remembered: dict[str, tuple[int, Any]] = {}
         self.rows_forward = 0

@@ -10,8 +10,12 @@ from scipy.stats import binom
 
 from audit.parameters import UserError
 from audit.privacy.empirical_epsilon import (
+    audit_many_runs,
+    audit_one_run,
+    audit_one_run_by_halves,
     epsilon_from_rates,
     gaussian_epsilon_from_rates,
+    guess,
     mu_from_rates,
     multi_run_ceiling,
     one_run_ceiling,
@@ -98,3 +102,64 @@ def test_more_right_guesses_never_show_less() -> None:
 def test_what_makes_no_sense_is_refused(arguments: tuple[int, int, int, float, float], why: str) -> None:
     with pytest.raises(UserError, match=why):
         one_run_p_value(*arguments)
+
+
+def test_the_opposite_test_counts_too() -> None:
+    """A test that never says "in" wrongly, and one that never misses, are the same test of the opposite."""
+    assert epsilon_from_rates(990, 1000, 500, 1000, 1e-5) == pytest.approx(3.24200, abs=1e-5)
+
+
+def test_guesses_are_made_where_scores_are_clearest() -> None:
+    places, said = guess([0.0, 0.2, 0.1, 5.0, 9.0, 5.2], 2)
+    assert places.tolist() == [4, 0]
+    assert said.tolist() == [True, False]
+    assert guess([1.0, 1.0, 1.0], 3)[1].tolist() == [False] * 3
+
+
+@pytest.mark.parametrize("halved", [False, True])
+def test_an_audit_of_one_training_holds_for_a_gaussian_mechanism(halved: bool) -> None:
+    """Independent Gaussian canaries of mu = 1: epsilon 4.377178 at delta 1e-5, refuted in at most one of twenty audits."""
+    rng = np.random.default_rng(2)
+    found = []
+    for _ in range(60):
+        included = rng.random(400) < 0.5
+        scores = rng.normal(size=400) + included
+        if halved:
+            found.append(audit_one_run_by_halves(included, scores, 1e-5, (0.1, 0.4), rng).epsilon)
+        else:
+            found.append(max(one.epsilon for one in audit_one_run(included, scores, 1e-5, (0.1, 0.4))))
+    assert max(found) < 4.377178
+    assert np.median(found) > 0.3
+
+
+def test_the_best_of_several_numbers_of_guesses_is_corrected() -> None:
+    """Scores that tell nothing: the largest of five bounds is above 0 in at most one of twenty audits."""
+    rng = np.random.default_rng(3)
+    trials, wrong = 300, 0
+    for _ in range(trials):
+        tried = audit_one_run(rng.random(60) < 0.5, rng.normal(size=60), 0, (0.1, 0.3, 0.5, 0.8, 1.0))
+        wrong += max(one.epsilon for one in tried) > 0
+    assert wrong / trials <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def test_canaries_of_no_fair_coin_are_refused() -> None:
+    with pytest.raises(UserError, match="fair coin"):
+        audit_one_run([True] * 100, np.ones(100), 0, (1.0,))
+    with pytest.raises(UserError, match="finite"):
+        audit_one_run([True, False], [1.0, math.nan], 0, (1.0,))
+    with pytest.raises(UserError, match="one score each"):
+        audit_one_run([True, False], [1.0], 0, (1.0,))
+
+
+def test_a_threshold_comes_from_other_trainings_than_the_rates() -> None:
+    rng = np.random.default_rng(4)
+    over = [
+        audit_many_runs(rng.normal(size=40), rng.normal(size=40), 1e-9, rng=np.random.default_rng(i)).epsilon > 0
+        for i in range(200)
+    ]
+    assert np.mean(over) <= 0.05
+    found = audit_many_runs(np.full(2000, 2.0), np.zeros(2000), 1e-9, rng=rng)
+    assert 0 < found.threshold < 2
+    assert found.epsilon == found.ceiling == pytest.approx(5.60059, abs=1e-5)
+    with pytest.raises(UserError, match="too few"):
+        audit_many_runs([1.0], [0.0, 1.0], 1e-9, rng=rng)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from audit.checks import Check
+from audit.checks.privacy._ledger import ClaimedBudget, ledger_of
 from audit.finding import Exact, Measurement, Metric
-from audit.parameters import Parameters, Real
+from audit.parameters import Real, UserError
 
 if TYPE_CHECKING:
     from audit.context import Context
@@ -18,15 +19,6 @@ if TYPE_CHECKING:
 
 _REFUTES = ("noise_reproducible", "batches_too_large", "batches_not_poisson", "accountants_disagree")
 """Cautions that take the ground from under a recomputed epsilon altogether."""
-
-
-class ClaimedBudget(Parameters):
-    """What is claimed."""
-
-    epsilon: Annotated[Real, Field(ge=0)]
-    """Claimed epsilon."""
-    delta: Annotated[Real, Field(gt=0, lt=1)]
-    """The delta it belongs to."""
 
 
 class DpAccounting(Check):
@@ -60,8 +52,9 @@ class DpAccounting(Check):
         "rate that was really used, and draw noise from the operating system."
     )
 
-    record: str | dict[str, Any]
-    """Path of the training record (.json or .yaml, relative to the scenario), or the record itself."""
+    record: str | dict[str, Any] | None = None
+    """Path of the training record (.json or .yaml, relative to the scenario), or the record itself; without it, the ledger that
+    the registry keeps with the model."""
     claim: ClaimedBudget | None = None
     """The claim to hold it against, instead of the record's own."""
     eps_error: Annotated[Real, Field(gt=0, lt=1)] = 0.01
@@ -69,17 +62,13 @@ class DpAccounting(Check):
 
     def run(self, model: AuditedModel, data: AuditData, ctx: Context) -> Iterator[Measurement]:
         """Yield the recomputed epsilon, by accountant and overall, then what it says of the claim."""
-        from pathlib import Path
+        from audit.privacy.accounting import recompute
 
-        from audit.privacy.accounting import Claim, parse_training_record, read_training_record, recompute
-
-        record = (
-            read_training_record(ctx.base / Path(self.record))
-            if isinstance(self.record, str)
-            else parse_training_record(self.record)
-        )
-        if self.claim is not None:
-            record = record.model_copy(update={"claim": Claim(epsilon=self.claim.epsilon, delta=self.claim.delta)})
+        record = ledger_of(model, ctx, self.record, self.claim)
+        if record is None:
+            raise UserError(
+                f"model '{model.name}' has no privacy ledger in the registry: give 'record', the file that its training wrote"
+            )
         ctx.progress(0, 1, "composing")
         found = recompute(record, eps_error=self.eps_error)
         cautions = tuple(caution.message for caution in found.cautions)
