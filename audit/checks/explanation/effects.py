@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from audit.checks import Check
 from audit.checks._sample import sample
+from audit.checks.explanation._per_row import few_rows
 from audit.checks.explanation._tables import class_index, column, require_table
 from audit.finding import EvidenceRef, Measurement, Metric, Proportion, Resampled
 from audit.parameters import UserError
@@ -221,7 +222,7 @@ class Effects(Check):
                     f"what they do together moves the score by {interaction.size:.3g}, less than 1 % of its spread of {spread:.3g}: "
                     "a share of that decides nothing"
                     if small
-                    else None
+                    else few_rows(len(part))
                 ),
             )
 
@@ -271,8 +272,9 @@ def _monotone(
     from audit.global_explanations.partial_dependence import keeps_direction
 
     yield Measurement(
-        metric="monotone", estimate=_resampled(effect.along(sign), table.n), dims=dict(dims), evidence=curve
-    )
+        metric="monotone", estimate=_resampled(effect.along(sign), table.n), dims=dict(dims), evidence=curve,
+        unresolved=few_rows(table.n),
+    )  # fmt: skip
     kept = keeps_direction(rows, sign)
     yield Measurement(
         metric="monotone_rows", estimate=Proportion(k=int(kept.sum()), n=len(kept)), dims=dict(dims), evidence=curve

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from audit.checks import Check
 from audit.checks._sample import sample
+from audit.checks.explanation._per_row import few_rows
 from audit.checks.explanation._tables import known_rows
 from audit.finding import EvidenceRef, Mean, Measurement, Metric, Proportion, Resampled
 from audit.parameters import NotApplicable, Real
@@ -177,15 +178,17 @@ class Prototypes(Check):
         own, random_own = torch.stack(values), torch.stack(ratios)
         evidence = (self._table(ctx, model, source, pool, chosen),)
         together, by_chance = (share[:, None] * own).sum(dim=0), (share[:, None] * random_own).sum(dim=0)
-        shared = {"evidence": evidence, "cautions": cautions}
+        shared = {"evidence": evidence, "cautions": cautions, "unresolved": few_rows(sum(sizes))}
         yield Measurement(metric="mmd_squared", estimate=_resampled(together, sum(sizes)), **shared)
         yield Measurement(metric="mmd_ratio", estimate=_resampled(together / by_chance, sum(sizes)), **shared)
         if model.task == "regression":
             return
         yield from self._accuracy(test, pool, held, classes, chosen, at_random, evidence, cautions, ctx)
         for of, part, chance, n in zip(classes, own, random_own, sizes, strict=True):
-            yield Measurement(metric="mmd_squared", estimate=_resampled(part, n), dims={"class": of.name})
-            yield Measurement(metric="mmd_ratio", estimate=_resampled(part / chance, n), dims={"class": of.name})
+            for metric, numbers in (("mmd_squared", part), ("mmd_ratio", part / chance)):
+                yield Measurement(
+                    metric=metric, estimate=_resampled(numbers, n), dims={"class": of.name}, unresolved=few_rows(n)
+                )
 
     def _accuracy(
         self, test: Batch, pool: Tensor, held: Tensor, classes: list[_Class],

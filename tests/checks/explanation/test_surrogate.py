@@ -88,6 +88,9 @@ def test_a_regression_is_told_by_r_squared(tmp_path: Path) -> None:
     assert found["fidelity_gain", ""].estimate.value >= estimate.value
     rules = stored(found["fidelity", ""], "rules", tmp_path)
     assert sum(rules.column("test_rows")) == 150
+    assert found["fidelity", ""].unresolved is None
+    few = measure(Surrogate(samples=19), forest("diabetes"), diabetes(), tmp_path)
+    assert "19 rows are too few" in str(few["fidelity", ""].unresolved)
     shallow = measure(Surrogate(depth=1), forest("diabetes"), diabetes(), tmp_path)
     assert shallow["fidelity", ""].estimate.value < estimate.value
     assert "below 0.9" in shallow["fidelity", ""].cautions[0]
