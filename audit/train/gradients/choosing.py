@@ -1,0 +1,134 @@
+"""Which way to per-example gradients to take: of those proven right for the module, the fastest that memory allows."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from audit.parameters import UserError
+from audit.train.clipping import Clipping
+from audit.train.gradients import GradientMode, Loss
+from audit.train.gradients._memory import PeakMemory
+from audit.train.gradients.functorch import Functorch
+from audit.train.gradients.ghost import Ghost
+from audit.train.gradients.hooks import Hooks
+from audit.train.gradients.loop import Loop
+from audit.train.gradients.proving import Proof
+
+MODES: dict[str, type[GradientMode]] = {mode.name: mode for mode in (Hooks, Ghost, Functorch, Loop)}
+STEPS = 3
+"""Timed of each way, in turns."""
+HOPELESS = 3.0
+"""A way that took this many times the fastest's first step is timed no further."""
+
+
+@dataclass
+class _Trial:
+    """A way at work on a copy of the module."""
+
+    way: GradientMode
+    peak: int
+    seconds: float
+
+    def remark(self) -> str:
+        return f"{self.way.name}: {self.seconds:.3g} s a batch, at most {self.peak / 1e6:.3g} MB at once"
+
+
+def choose(
+    module: nn.Module,
+    loss: Loss,
+    clipping: Clipping,
+    x: Tensor,
+    y: Tensor,
+    mode: str = "auto",
+    memory_limit: int | None = None,
+) -> GradientMode:
+    """A way that is right for this module, ready for training; its `remarks` say what was tried and what came of it.
+
+    Each way's clipped sum is held against single examples, in batches of every size that a layer of the module could mistake for its own.
+    Those that are right run a batch as training will, dropout included; the fastest within `memory_limit` is taken. The loop over
+    examples is tried only where nothing else is left. All of it happens on copies.
+
+    Args:
+        x, y: a batch of the size that a step takes at once.
+        mode: ``auto``, or a name of `MODES`.
+        memory_limit: bytes of tensors that a batch may hold beyond the model itself; none by default.
+
+    Raises:
+        UserError: what `Proof` refuses; the mode asked for is unknown, wrong for this module, or beyond the limit.
+    """
+    if mode != "auto" and mode not in MODES:
+        raise UserError(f"gradients: {mode} is no way to per-example gradients; there are auto, {', '.join(MODES)}")
+    with torch.random.fork_rng(devices=[]):
+        proof = Proof(module, loss, clipping, x, y)
+        tried = copy.deepcopy(module).train()
+        names = [name for name in MODES if name != Loop.name] if mode == "auto" else [mode]
+        remarks: list[str] = []
+        trials: list[_Trial] = []
+        for name in names:
+            # the loop is what others are proven against
+            fault = None if name == Loop.name else proof.fault(MODES[name])
+            found = fault or _trial(MODES[name](tried, loss, clipping), x, y, memory_limit, proof)
+            if isinstance(found, str):
+                remarks.append(f"{name}: {found}")
+            else:
+                trials.append(found)
+        if not trials:
+            if mode != "auto":
+                raise UserError(f"gradients: {remarks[0]}")
+            found = _trial(Loop(tried, loss, clipping), x, y, memory_limit, proof)
+            if isinstance(found, str):
+                raise UserError(
+                    f"no way to per-example gradients serves this module; {'; '.join([*remarks, f'loop: {found}'])}"
+                )
+            trials.append(found)
+        if len(trials) > 1:
+            _time(trials, x, y)
+    trials.sort(key=lambda trial: trial.seconds)
+    chosen = MODES[trials[0].way.name](module, loss, clipping)
+    chosen.remarks = (*(trial.remark() for trial in trials), *remarks)
+    return chosen
+
+
+def _trial(way: GradientMode, x: Tensor, y: Tensor, limit: int | None, proof: Proof) -> _Trial | str:
+    """One batch as in training: its memory and time, or why it cannot be."""
+    try:
+        with PeakMemory() as memory:
+            way.clipped_sum(x, y)
+        seconds = _seconds(way, x, y)
+    except Exception as error:  # as in the proof: dropout inside a layer of one's own breaks here alone
+        return proof.explained(error)
+    finally:
+        way.close()
+    if limit is not None and memory.peak > limit:
+        return f"holds {memory.peak / 1e6:.3g} MB at once for {len(x)} rows, of {limit / 1e6:.3g} MB allowed; take fewer rows at once"
+    return _Trial(way, memory.peak, seconds)
+
+
+def _time(trials: list[_Trial], x: Tensor, y: Tensor) -> None:
+    """The shortest of a few steps each, taking turns, so that what else the machine does falls on all alike."""
+    best = min(trial.seconds for trial in trials)
+    for _ in range(STEPS):
+        for trial in trials:
+            if trial.seconds < HOPELESS * best:
+                _seconds(trial.way, x, y)  # puts hooks on before the clock starts
+                trial.seconds = min(trial.seconds, _seconds(trial.way, x, y))
+                trial.way.close()
+
+
+def _seconds(way: GradientMode, x: Tensor, y: Tensor) -> float:
+    _wait(x)
+    start = time.perf_counter()
+    way.clipped_sum(x, y)
+    _wait(x)
+    return time.perf_counter() - start
+
+
+def _wait(x: Tensor) -> None:
+    """An accelerator answers before it is done."""
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
