@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from audit.bridges.opacus import PrvEpsilon, prv_epsilon
 from audit.finding import Record
 from audit.parameters import Real, UserError
-from audit.privacy import gaussian, rdp
+from audit.privacy import gaussian, rdp, tuning
 from audit.privacy.sampling import compare_batches
 
 SAMPLING_LEVEL = 0.01
@@ -43,6 +43,15 @@ class Claim(Record):
     """As claimed."""
     delta: Delta
     """The delta that the epsilon belongs to."""
+
+
+class Trials(Record):
+    """Numbers of trials drawn at random, from the truncated negative binomial distribution: what a bound on tuning rests on."""
+
+    eta: Annotated[Real, Field(gt=-1)]
+    """Shape: 1 is the geometric distribution, 0 the logarithmic."""
+    gamma: Annotated[Real, Field(gt=0, lt=1)]
+    """Smaller means more trials."""
 
 
 class Canaries(Record):
@@ -95,6 +104,8 @@ class TrainingRecord(Record):
     """Layers that mix the examples of a batch: no example's gradient is its own there."""
     trials: int | None = Field(default=None, ge=1)
     """Trainings that the hyper-parameters were chosen among; None where nobody said."""
+    trials_drawn: Trials | None = None
+    """How that number was drawn, where it was drawn at random and nothing but the best training is published."""
     canaries: Canaries | None = None
     """What an empirical audit of this very training starts from."""
 
@@ -128,6 +139,7 @@ class TrainingRecord(Record):
 CautionCode = Literal[
     "sampler_shuffle", "sampler_unknown", "noise_reproducible", "delta_above_1_over_n", "delta_differs",
     "rate_below_batch", "rate_above_batch", "batches_too_large", "batches_too_small", "batches_not_poisson",
+    "clipping_none", "clipping_unknown", "batch_norm", "trials_not_accounted",
     "prv_fallback", "rdp_order_at_edge", "accountants_disagree",
 ]  # fmt: skip
 
@@ -161,6 +173,8 @@ class Recomputed:
     """Closed form; only where every step saw every example."""
     unamplified: float | None
     """Of shuffled batches: an upper bound that holds without Poisson sampling, from how often an example can take part."""
+    tuned: float | None
+    """Of a training that was chosen among several: an upper bound that counts the choice."""
     claim: Claim | None
     cautions: tuple[Caution, ...]
 
@@ -206,7 +220,8 @@ def recompute(
     unamplified = (
         gaussian.gaussian_epsilon(gaussian.shuffled_mu(history), delta) if record.sampler == "shuffle" else None
     )
-    cautions = [*_of_the_record(record), *_of_the_batches(record)]
+    tuned = _tuned(record)
+    cautions = [*_of_the_record(record), *_of_the_batches(record), *_of_the_trials(record, tuned)]
     if by_prv.fallback:
         cautions.append(Caution("prv_fallback", by_prv.fallback, False))
     if by_rdp.at_edge and min(bounds) == by_rdp.epsilon:
@@ -223,6 +238,7 @@ def recompute(
         clt=gaussian.clt_epsilon(history, delta),
         exact=exact,
         unamplified=unamplified,
+        tuned=tuned,
         claim=claim,
         cautions=tuple(cautions),
     )
@@ -258,6 +274,22 @@ def _of_the_record(record: TrainingRecord) -> Iterator[Caution]:
     if record.noise == "reproducible":
         message = "noise came from a seed: whoever knows or guesses it removes the noise, and nothing is private"
         yield Caution("noise_reproducible", message, True)
+    if record.clipping == "none":
+        message = "gradients were not clipped: one example can move a step by any amount, and no noise hides it"
+        yield Caution("clipping_none", message, True)
+    if record.clipping == "unknown":
+        message = (
+            "the record does not say how gradients were clipped: the recomputed epsilon holds only if each example's was "
+            "bounded by the norm that sigma multiplies"
+        )
+        yield Caution("clipping_unknown", message, True)
+    if record.batch_norm:
+        layers = ", ".join(record.batch_norm[:3]) + (" …" if len(record.batch_norm) > 3 else "")
+        message = (
+            f"batch normalisation ({layers}) mixes the examples of a batch: no example's part can be clipped by itself "
+            "(GroupNorm takes its place)"
+        )
+        yield Caution("batch_norm", message, True)
     if delta > 1 / n:
         message = (
             f"delta={delta:g} is above 1/n = {1 / n:.3g}: a mechanism that publishes one example outright would meet it"
@@ -280,6 +312,29 @@ def _of_the_record(record: TrainingRecord) -> Iterator[Caution]:
                 f"(q={asked / n:.6g}): epsilon is {'under' if low else 'over'}stated if batches of {asked:g} were drawn"
             )
             yield Caution("rate_below_batch" if low else "rate_above_batch", message, low)
+
+
+def _tuned(record: TrainingRecord) -> float | None:
+    """Epsilon with the choice among trials; None where there was one training, as far as is known."""
+    if record.trials_drawn is not None:
+        drawn = record.trials_drawn
+        return tuning.random_trials_epsilon(record.history, record.target_delta, drawn.eta, drawn.gamma).epsilon
+    if record.trials is None or record.trials == 1:
+        return None
+    return tuning.all_trials_epsilon(record.history, record.target_delta, record.trials).epsilon
+
+
+def _of_the_trials(record: TrainingRecord, tuned: float | None) -> Iterator[Caution]:
+    if tuned is None or (record.claim is not None and tuned <= record.claim.epsilon):
+        return
+    if record.trials_drawn is not None:
+        how = "the number of trials was drawn at random"
+        source = "by theorem 2 of arXiv:2110.03620"
+    else:
+        how = f"hyper-parameters were chosen among {record.trials} trainings"
+        source = "as if all were published: no number of trials fixed before gives much less, arXiv:2110.03620"
+    message = f"{how}, which the claim does not count: with the choice epsilon is at most {tuned:.4g} ({source})"
+    yield Caution("trials_not_accounted", message, True)
 
 
 def _of_the_batches(record: TrainingRecord) -> Iterator[Caution]:

@@ -57,7 +57,7 @@ class GradientCanaries:
         local = coordinates - (ends - torch.tensor(sizes))[owner]
         self.coordinates, self.included, self.clipping = coordinates, included, clipping
         self.scores = torch.zeros(len(coordinates), dtype=torch.float64)
-        self._places = [(int(p), torch.nonzero(owner == p)[:, 0]) for p in owner.unique()]
+        self._places = [(p, torch.nonzero(owner == p)[:, 0]) for p in sorted(set(owner.tolist()))]
         self._local, self._layer, self._n_layers = local, torch.tensor(layers)[owner], max(layers) + 1
         self._randomness = randomness
         self._steps = 0
@@ -199,8 +199,9 @@ class InputCanaries:
         before = module.training
         module.eval()
         with torch.no_grad():
-            parts = zip(self.x.split(_ROWS), self.y.split(_ROWS), strict=True)
-            scores = torch.cat([-loss(module(x), y) for x, y in parts])
+            starts = range(0, len(self.x), _ROWS)
+            parts = [-loss(module(self.x[i : i + _ROWS]), self.y[i : i + _ROWS]) for i in starts]
+        scores = torch.cat(parts)
         module.train(before)
         return Canaries(
             kind="input", included=tuple(self.included.tolist()), scores=tuple(scores.double().cpu().tolist())

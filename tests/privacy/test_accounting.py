@@ -17,6 +17,7 @@ def record(**changes):
         "dataset_size": 1500,
         "sampler": "poisson",
         "noise": "entropy",
+        "clipping": "flat",
         "delta": 1e-5,
     }
     return parse_training_record({**values, **changes})
@@ -139,6 +140,38 @@ def test_shuffled_batches_are_no_poisson_samples():
 def test_reproducible_noise_is_no_noise():
     assert understating(recompute(record(noise="reproducible"), prv=prv(6.78))) == {"noise_reproducible"}
     assert recompute(record(noise="unknown"), prv=prv(6.78)).cautions == ()
+
+
+def test_gradients_that_nothing_bounds():
+    assert understating(recompute(record(clipping="none"), prv=prv(6.78))) == {"clipping_none"}
+    assert understating(recompute(record(clipping="unknown"), prv=prv(6.78))) == {"clipping_unknown"}
+    assert recompute(record(clipping="per_layer"), prv=prv(6.78)).cautions == ()
+
+
+def test_batch_normalisation_is_named():
+    found = recompute(record(batch_norm=["bn1", "bn2", "bn3", "bn4"]), prv=prv(6.78))
+    assert understating(found) == {"batch_norm"}
+    assert "(bn1, bn2, bn3 …)" in found.cautions[0].message
+
+
+def test_choosing_among_trainings_is_counted():
+    found = recompute(record(trials=4), prv=prv(6.78))
+    assert understating(found) == {"trials_not_accounted"}
+    assert (
+        found.tuned == recompute(record(stretches=[{"sampling_rate": 0.04, "sigma": 1.5, "steps": 9000}])).rdp.epsilon
+    )
+    assert recompute(record(trials=1), prv=prv(6.78)).tuned is None
+    enough = {"epsilon": found.tuned + 0.01, "delta": 1e-5}
+    assert codes(recompute(record(trials=4, claim=enough), prv=prv(6.78))) == set()
+    short = {"epsilon": found.tuned - 0.01, "delta": 1e-5}
+    assert codes(recompute(record(trials=4, claim=short), prv=prv(6.78))) == {"trials_not_accounted"}
+
+
+def test_a_number_of_trials_drawn_at_random_costs_less():
+    fixed = recompute(record(trials=100), prv=prv(6.78)).tuned
+    drawn = recompute(record(trials=100, trials_drawn={"eta": 0, "gamma": 0.002}), prv=prv(6.78))
+    assert 6.78 < drawn.tuned < fixed
+    assert "theorem 2" in drawn.cautions[0].message
 
 
 def test_delta_above_one_over_n():

@@ -25,7 +25,7 @@ def record(
 ) -> dict[str, Any]:
     return {
         "stretches": [{"sampling_rate": q, "sigma": sigma, "steps": steps}], "dataset_size": 60_000, "sampler": "poisson",
-        "noise": "entropy", "delta": delta, **rest,
+        "noise": "entropy", "clipping": "flat", "delta": delta, **rest,
     }  # fmt: skip
 
 
@@ -72,12 +72,37 @@ def verdicts(tmp_path: Path, told: dict[str, Any]) -> dict[str, str]:
         ({"claim": {"epsilon": 0.9, "delta": 1e-5}, "noise": "reproducible"}, {"excess": "void", "violations": "fail"}),
         ({"claim": {"epsilon": 0.9, "delta": 1e-5}, "expected_batch_size": 500}, {"excess": "inconclusive", "violations": "fail"}),
         ({"claim": {"epsilon": 0.9, "delta": 1e-5}, "batch_sizes": [400] * 3600}, {"excess": "void", "violations": "fail"}),
+        ({"claim": {"epsilon": 0.9, "delta": 1e-5}, "clipping": "none"}, {"excess": "void", "violations": "fail"}),
+        ({"claim": {"epsilon": 0.9, "delta": 1e-5}, "batch_norm": ["bn1"]}, {"excess": "void", "violations": "fail"}),
+        ({"claim": {"epsilon": 0.9, "delta": 1e-5}, "clipping": "unknown"}, {"excess": "inconclusive", "violations": "fail"}),
+        ({"claim": {"epsilon": 0.9, "delta": 1e-5}, "trials": 10}, {"excess": "inconclusive", "violations": "fail"}),
+        ({"claim": {"epsilon": 8.0, "delta": 1e-5}, "trials": 10}, {"excess": "pass", "violations": "pass"}),
+        ({"claim": {"epsilon": 40, "delta": 1e-5}, "sampler": "shuffle"}, {"excess": "pass", "violations": "fail"}),
+        ({"claim": {"epsilon": 40, "delta": 1e-5}, "sampler": "shuffle", "clipping": "unknown"}, {"excess": "inconclusive", "violations": "fail"}),
     ],
 )  # fmt: skip
 def test_a_claim_is_judged_with_what_speaks_against_its_record(
     tmp_path: Path, change: dict[str, Any], wanted: dict[str, str]
 ) -> None:
     assert verdicts(tmp_path, record(**change)) == wanted
+
+
+def test_choosing_among_trainings_has_its_own_epsilon(tmp_path: Path) -> None:
+    ten = measure(tmp_path, record(trials=10))["epsilon/tuned"].estimate.value
+    assert ten == pytest.approx(measure(tmp_path, record(steps=36_000))["epsilon/rdp"].estimate.value)
+    assert "epsilon/tuned" not in measure(tmp_path, record(trials=1))
+
+
+def test_the_registrys_ledger_is_taken(tmp_path: Path) -> None:
+    known = audited(Linear([1.0, 1.0], 0.0), (2,), kind="series")
+    known.ledger = json.dumps(record())
+    found = {m.metric: m for m in DpAccounting().run(known, DATA, context(tmp_path))}
+    assert found["epsilon"].estimate.value == pytest.approx(0.863046, abs=1e-3)
+    with pytest.raises(UserError, match="no privacy ledger"):
+        list(DpAccounting().run(MODEL, DATA, context(tmp_path)))
+    known.ledger = "{"
+    with pytest.raises(UserError, match="privacy ledger of model 'toy'"):
+        list(DpAccounting().run(known, DATA, context(tmp_path)))
 
 
 def test_no_noise_is_no_privacy(tmp_path: Path) -> None:
