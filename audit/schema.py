@@ -69,9 +69,10 @@ def _data_schema(definitions: dict[str, Any]) -> dict[str, Any]:
         fields = schema.get("properties", {})
         source: dict[str, Any] = {"const": name}
         if "member" in fields:
-            fields.pop("member")
             schema["required"] = [r for r in schema.get("required", []) if r != "member"]
-            source = {"type": "string", "pattern": rf"^{name}\.[a-z][a-z0-9_]*$"}
+            source = {"type": "string", "pattern": rf"^{name}(\.[a-z][a-z0-9_]*)?$"}
+            schema["if"] = {"properties": {"source": {"const": name}}}  # names in other letters stand by themselves
+            schema |= {"then": {"required": ["member"]}, "else": {"not": {"required": ["member"]}}}
         schema["properties"] = {"source": source, **fields}
         schema["required"] = ["source", *schema.get("required", [])]
         options.append(schema)

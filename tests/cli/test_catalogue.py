@@ -89,6 +89,8 @@ def test_the_schema_takes_every_shipped_scenario(audit: Audit, path: Path) -> No
         {"sed": 3},
         {"data": {"source": "nowhere"}},
         {"data": {"source": "csv"}},
+        {"data": {"source": "sklearn"}},
+        {"data": {"source": "sklearn.digits", "member": "digits"}},
         {"checks": []},
         {"checks": [{"toy.coins": {"kk": 3}}]},
         {"checks": [{"toy.coins": {}, "require": {"heads": "0.5"}}]},

@@ -202,14 +202,16 @@ class Faithfulness(ExplanationCheck):
 def _gains(scores: Tensor, share: Tensor) -> dict[str, Tensor]:
     """Gains ``(N, B)`` from scores ``(N, B, 4, K)`` at the shares ``(N, K)``.
 
-    Insertion by an order is deletion by its reverse, read backwards: the area is the same.
+    Insertion by an order is deletion by its reverse, read backwards: the area is the same. A gain within rounding of its areas is 0:
+    where no order matters, a gate of "> 0" must not be met by the last bit.
     """
     import torch
 
-    explained, least_first, random, random_least_first = torch.trapezoid(scores, share[:, None, None], dim=3).unbind(
-        dim=2
-    )
-    return {"deletion_gain": random - explained, "insertion_gain": least_first - random_least_first}
+    areas = torch.trapezoid(scores, share[:, None, None], dim=3)
+    explained, least_first, random, random_least_first = areas.unbind(dim=2)
+    rounding = 1e-12 * areas.abs().amax(dim=2)
+    gains = {"deletion_gain": random - explained, "insertion_gain": least_first - random_least_first}
+    return {metric: torch.where(gain.abs() > rounding, gain, 0.0) for metric, gain in gains.items()}
 
 
 def _on_one_grid(curves: Tensor, share: Tensor, steps: int) -> tuple[Tensor, Tensor]:

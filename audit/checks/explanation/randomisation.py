@@ -177,19 +177,16 @@ class Randomisation(ExplanationCheck):
         numbers = {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}
         places, ids, left_out = kept_rows(numbers["count"] > 1, subject.batch.ids, "have fewer than two features")
         numbers = {key: values[places] for key, values in numbers.items()}
-        flat = int(numbers["flat"].sum())
-        cautions = (
-            *subject.cautions,
-            *left_out,
-            *(
-                [f"{flat} of {numbers['flat'].numel()} maps of random models are constant, and count as changed"]
-                if flat
-                else []
-            ),
-        )
+        flat, empty, of = int(numbers["flat"].sum()), int(numbers["empty"].sum()), numbers["flat"].numel()
+        cautions = [*subject.cautions, *left_out]
+        if flat:
+            cautions.append(f"{flat} of {of} maps of random models are constant, and count as changed")
+        if empty:
+            cautions.append(f"{empty} of {of} maps were constant before, and count as changed")
         return _Compared(
-            ids, numbers["sizes"], numbers["values"], numbers.get("between"), cautions, (*own.refs, *anew.refs)
-        )
+            ids, numbers["sizes"], numbers["values"], numbers.get("between"), tuple(cautions), (*own.refs, *anew.refs),
+            "one of the two maps is constant in every pair: there are no ranks to compare" if flat + empty == of else None,
+        )  # fmt: skip
 
     def _correlations(self, features: Features, maps: list[Attribution]) -> dict[str, Tensor]:
         """``(N, M)`` correlations of the first map with the M others, by sizes and values; ``(N,)`` those among the others."""
@@ -210,10 +207,12 @@ class Randomisation(ExplanationCheck):
 
         sizes, values = zip(*(correlations(first, other) for other in others), strict=True)
         flat = [constant(other) & ~constant(first) for other in others]
+        empty = [constant(first) & ~constant(other) for other in others]
         found = {
             "sizes": torch.stack(sizes, dim=1),
             "values": torch.stack(values, dim=1),
             "flat": torch.stack(flat, dim=1),
+            "empty": torch.stack(empty, dim=1),
             "count": features.count,
         }
         if len(others) > 1:
@@ -229,6 +228,7 @@ class _Compared:
     Args:
         sizes, values: ``(N, M)`` by size, and by value with its sign.
         between: ``(N,)`` mean over pairs of random models, by size; None of a single one.
+        unresolved: why they decide nothing.
     """
 
     ids: tuple[str, ...]
@@ -237,6 +237,7 @@ class _Compared:
     between: Tensor | None
     cautions: tuple[str, ...]
     maps: tuple[EvidenceRef, ...]
+    unresolved: str | None
 
 
 def _measured(
@@ -260,6 +261,7 @@ def _measured(
             dims=dims,
             evidence=(outcomes(ctx, f"{prefix}{metric}", each.mean(dim=1), found.ids, dims), *shown),
             cautions=(*found.cautions, *cautions, *(wide if draws_decide(values) else ())),
+            unresolved=found.unresolved,
         )
 
 

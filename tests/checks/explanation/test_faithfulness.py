@@ -181,6 +181,14 @@ def test_a_reversed_map_fails(tmp_path: Path) -> None:
         assert CLEARLY_ABOVE.misses(*measurement.estimate.interval()), measurement
 
 
+def test_no_gain_where_no_order_matters(tmp_path: Path) -> None:
+    """A model that answers the same whatever it is given, in numbers that do not add up in binary."""
+    model = audited(lambda x: torch.full((len(x), 3), 0.1) + 0 * x[:, :1], (5,), 3, kind="number")
+    rows = rows_of(np.random.default_rng(0).normal(size=(30, 5)))
+    for one in measure(Faithfulness(explainer="random", baselines=("zero", 1.0)), model, rows, tmp_path).values():
+        assert one.estimate.interval() == (0, 0)
+
+
 def test_ties_are_broken_at_random(tmp_path: Path) -> None:
     """In the order of the columns, a constant map would find the one that matters first every time."""
     model = audited(lambda x: x[:, 0], (8,), output="value", kind="number")

@@ -197,6 +197,20 @@ def test_maps_that_become_constant_are_told(tmp_path: Path) -> None:
     found = measure(GRADIENT, tmp_path, model, rows, draws=1)
     assert value(found, "rank_correlation") == 0
     assert any("8 of 8 maps of random models are constant" in c for c in found["rank_correlation", ""].cautions)
+    assert "no ranks to compare" in str(found["rank_correlation", ""].unresolved)
+
+
+def test_a_constant_model_decides_nothing(tmp_path: Path) -> None:
+    """Its maps are 0 everywhere, and any other has other ranks."""
+    net = nn.Linear(3, 1)
+    nn.init.zeros_(net.weight)
+    rows = data(batch(np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32), np.zeros(8)), kind="number")
+    found = measure(GRADIENT, tmp_path, audited(net, (3,), output="value", kind="number"), rows, draws=2)
+    assert value(found, "rank_correlation") == 0
+    assert any("16 of 16 maps were constant before" in c for c in found["rank_correlation", ""].cautions)
+    assert "no ranks to compare" in str(found["rank_correlation", ""].unresolved)
+    noisy = measure("constant_map", tmp_path)
+    assert noisy["rank_correlation", ""].unresolved is None
 
 
 # --- layers anew -------------------------------------------------------------------------------------------------
