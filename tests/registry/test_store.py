@@ -233,6 +233,7 @@ def test_the_privacy_ledger_is_kept_with_the_version(registry: Registry, tmp_pat
     add(registry, weights(tmp_path, 2.0))
     registry.remove("m@2")
     assert registry.ledger(registry.get("m")) == b'{"delta": 1e-5}', "a sweep keeps it"
+    assert registry.open("m").ledger == '{"delta": 1e-5}', "checks find it with the model"
     assert registry.ledger(add(registry, weights(tmp_path, 1.0))) is None
     assert card.ledger is not None
     blob = registry.blobs.path(card.ledger)

@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from audit.checks import Check
 from audit.checks.privacy._ledger import ClaimedBudget, ledger_of
 from audit.finding import Bound, Exact, Measurement, Metric, ThreatModel
+from audit.model import Capability
 from audit.parameters import Real, UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -69,6 +72,9 @@ class DpAudit(Check):
     runs: str | None = None
     """Scores of many trainings instead: path of a ``.npz`` or ``.json`` with ``inside`` and ``outside``, one score for each training
     with the canary and for each without; higher says "in"."""
+    examples: str | None = None
+    """Examples that were canaries instead: path of a ``.npz`` or ``.json`` with ``x``, ``labels`` (class indices; wrong ones are remembered best)
+    and ``included``, put into the training by a fair coin each; their score is the model's loss."""
     claim: ClaimedBudget | None = None
     """The claim to hold it against, instead of the record's own."""
     guesses: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.1, 0.4, 1.0)
@@ -81,6 +87,16 @@ class DpAudit(Check):
     level: Annotated[Real, Field(gt=0.5, lt=1)] = 0.95
     """Confidence of the bound."""
 
+    @model_validator(mode="after")
+    def _one_source(self) -> DpAudit:
+        if self.runs is not None and self.examples is not None:
+            raise ValueError("give 'runs' or 'examples', not both: they are audits of their own")
+        return self
+
+    def requirements(self) -> frozenset[Capability]:
+        """Scores, where the model is to answer examples."""
+        return frozenset() if self.examples is None else frozenset({Capability.PROBABILITIES})
+
     def run(self, model: AuditedModel, data: AuditData, ctx: Context) -> Iterator[Measurement]:
         """Yield the ceiling, the bound and what it says of the claim, for every method."""
         record = ledger_of(model, ctx, self.record, self.claim)
@@ -89,10 +105,14 @@ class DpAudit(Check):
         if delta is None:
             raise UserError(
                 f"model '{model.name}' has no privacy ledger in the registry: give 'record', the file that its training wrote, "
-                "or 'runs' and a 'claim'"
+                "or a 'claim' with 'runs' or 'examples'"
             )
         if self.runs is not None:
             shown = self._of_many(delta, ctx)
+        elif self.examples is not None:
+            included, scores = _scored(model, ctx.base / self.examples)
+            threat = ThreatModel(access="black_box_scores", goal="membership")
+            shown = self._of_one(included, scores, delta, threat, ctx)
         elif record is not None and record.canaries is not None:
             canaries = record.canaries
             threat = ThreatModel(
@@ -101,7 +121,8 @@ class DpAudit(Check):
             shown = self._of_one(canaries.included, canaries.scores, delta, threat, ctx)
         else:
             raise UserError(
-                "the training record has no canaries: train with 'canaries: 1000', or give scores of many trainings by 'runs'"
+                "the training record has no canaries: train with 'canaries: 1000', or give 'examples' that were canaries, or scores "
+                "of many trainings by 'runs'"
             )
         for found in shown:
             yield from _measured(found, None if claim is None else claim.epsilon, self.level)
@@ -139,7 +160,7 @@ class DpAudit(Check):
         """Many trainings: of any mechanism, then of a Gaussian one."""
         from audit.privacy.empirical_epsilon import audit_many_runs
 
-        inside, outside = _read_runs(ctx, str(self.runs))
+        inside, outside = _read_runs(ctx.base / str(self.runs))
         found = audit_many_runs(
             inside, outside, delta, threshold=self.threshold, rng=ctx.generator("halves"), level=self.level
         )
@@ -198,35 +219,78 @@ def _measured(shown: _Shown, claimed: float | None, level: float) -> Iterator[Me
         yield measurement("excess", bound(claimed))
 
 
-def _read_runs(ctx: Context, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _read_runs(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Scores with and without the canary.
 
     Raises:
         UserError: the file cannot be read, or does not hold two lists of numbers.
+    """
+    import numpy as np
+
+    held = _arrays(path, "inside", "outside")
+    try:
+        inside, outside = (array.astype(np.float64) for array in held)
+    except ValueError as error:
+        raise UserError(f"{path}: 'inside' and 'outside' hold numbers ({error})") from error
+    if inside.ndim != 1 or outside.ndim != 1:
+        raise UserError(
+            f"{path}: 'inside' and 'outside' hold one score for each training, got {inside.shape}, {outside.shape}"
+        )
+    return inside, outside
+
+
+def _scored(model: AuditedModel, path: Path) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Which examples were canaries that were in, and the model's negative loss of each.
+
+    Raises:
+        UserError: the file cannot be read, or its rows are none of the model's.
+    """
+    import numpy as np
+
+    from audit.data import Batch, row_ids
+    from audit.privacy.membership import loss_scores
+
+    x, labels, included = _arrays(path, "x", "labels", "included")
+    if x.shape[1:] != model.spec.shape or not len(x) == len(labels) == len(included):
+        raise UserError(
+            f"{path}: expected rows of shape {model.spec.shape} with a label and 'included' each, got {x.shape}, {labels.shape} "
+            f"and {included.shape}"
+        )
+    if labels.dtype.kind not in "iu" or included.dtype.kind != "b":
+        raise UserError(
+            f"{path}: 'labels' are class indices and 'included' is true or false, got {labels.dtype}, {included.dtype}"
+        )
+    scores = model.outputs(Batch(x, labels.astype(np.int64), row_ids(x, labels), {}))
+    model.check_finite(scores)
+    answers = scores.double().numpy()
+    by = "probabilities" if model.output == "probability" else "logits"
+    return included, loss_scores(labels, **{by: answers})
+
+
+def _arrays(path: Path, *names: str) -> list[NDArray[Any]]:
+    """Arrays of a file.
+
+    Raises:
+        UserError: it cannot be read, or lacks one.
     """
     import json
     import zipfile
 
     import numpy as np
 
-    path = ctx.base / name
+    wanted = " and ".join(f"'{name}'" for name in names)
     if path.suffix not in (".npz", ".json"):
-        raise UserError(f"{path}: scores of many trainings are a .npz or .json file with 'inside' and 'outside'")
+        raise UserError(f"{path}: {wanted} come in a .npz or .json file")
     try:
         held: Any = (
             dict(np.load(path, allow_pickle=False)) if path.suffix == ".npz" else json.loads(path.read_text("utf-8"))
         )
-        inside, outside = (np.asarray(held[side], dtype=np.float64) for side in ("inside", "outside"))
+        return [np.asarray(held[name]) for name in names]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         said = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise UserError(f"{path}: expected numbers in 'inside' and 'outside' ({said})") from error
-    if inside.ndim != 1 or outside.ndim != 1:
-        raise UserError(
-            f"{path}: 'inside' and 'outside' hold one score for each training, got {inside.shape}, {outside.shape}"
-        )
-    return inside, outside
+        raise UserError(f"{path}: expected {wanted} ({said})") from error
 
 
 def _roc(inside: NDArray[np.float64], outside: NDArray[np.float64], ctx: Context) -> EvidenceRef | None:

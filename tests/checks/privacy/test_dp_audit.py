@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 from toys import Linear, audited, batch, context, data
 
 from audit.checks.privacy.dp_audit import DpAudit
 from audit.engine import run
 from audit.finding import Bound, Measurement, part_name
-from audit.model import AuditedModel
+from audit.model import AuditedModel, Capability
 from audit.parameters import UserError
 from audit.privacy.empirical_epsilon import one_run_epsilon
 from audit.scenario import parse
@@ -155,7 +157,8 @@ def runs_file(folder: Path, text: str) -> str:
     ("text", "wanted"),
     [
         ('{"inside": [1, 2]}', "'outside' is missing"),
-        ("[1", "expected numbers"),
+        ("[1", "expected 'inside' and 'outside'"),
+        ('{"inside": ["a"], "outside": [1]}', "hold numbers"),
         ('{"inside": [[1]], "outside": [1]}', "one score for each"),
         ('{"inside": [1], "outside": [1, 2]}', "too few"),
         ('{"inside": [1, NaN], "outside": [1, 2]}', "not finite"),
@@ -178,3 +181,54 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         measure(tmp_path, runs="runs.txt", claim={"epsilon": 1, "delta": 1e-5})
     with pytest.raises(UserError, match="cannot be read"):
         measure(tmp_path, runs="runs.npz", claim={"epsilon": 1, "delta": 1e-5})
+
+
+def remembering(x: Any, labels: Any) -> AuditedModel:
+    """A model that is sure of the rows it was given, and says nothing of others."""
+    known = torch.from_numpy(x)
+
+    def forward(rows: Tensor) -> Tensor:
+        nearest = torch.cdist(rows, known, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1)
+        sure = 10.0 * (nearest.values < 1e-4)
+        return sure[:, None] * nn.functional.one_hot(torch.from_numpy(labels)[nearest.indices], 2)
+
+    return audited(forward, (2,), kind="series", gradients=False)
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_examples_that_the_model_remembers(tmp_path: Path, remembers: bool) -> None:
+    rng = np.random.default_rng(5)
+    x, labels = rng.normal(size=(600, 2)).astype(np.float32), rng.integers(0, 2, 600)
+    included = rng.random(600) < 0.5
+    np.savez(tmp_path / "canaries.npz", x=x, labels=labels, included=included)
+    trained_on = included if remembers else rng.random(600) < 0.5
+    found = measure(
+        tmp_path, None, remembering(x[trained_on], labels[trained_on]), examples=str(tmp_path / "canaries.npz"),
+        claim={"epsilon": 1.0, "delta": 1e-5},
+    )  # fmt: skip
+    assert (bound(found, "excess").value > 3) == remembers
+    assert bound(found, "excess").n == 600
+    assert found["excess"].threat_model.access == "black_box_scores"  # type: ignore[union-attr]
+    assert Capability.PROBABILITIES in DpAudit(examples="canaries.npz").requirements()
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"x": [[1.0]]}, "rows of shape"),
+        ({"labels": [0.5]}, "class indices"),
+        ({"included": [1]}, "true or false"),
+        ({"included": [True, False]}, "rows of shape"),
+    ],
+)
+def test_bad_examples_are_one_line(tmp_path: Path, change: dict[str, Any], wanted: str) -> None:
+    told = {"x": [[1.0, 2.0]], "labels": [0], "included": [True], **change}
+    (tmp_path / "canaries.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match=wanted) as caught:
+        measure(tmp_path, examples=str(tmp_path / "canaries.json"), claim={"epsilon": 1, "delta": 1e-5})
+    assert "\n" not in str(caught.value)
+
+
+def test_one_audit_at_a_time() -> None:
+    with pytest.raises(ValueError, match="not both"):
+        DpAudit(runs="a.npz", examples="b.npz")
