@@ -9,6 +9,7 @@ from pydantic import Field
 from audit.attacks._gradients import frozen_parameters
 from audit.explainers import Attribution, Explainer
 from audit.explainers._gradients import gradient, refuse_codes, scores
+from audit.explainers._layout import channels_last
 from audit.explainers._passes import library_seed, passes, rows_per_gradient
 from audit.model import Capability
 from audit.parameters import UserError
@@ -59,7 +60,7 @@ class GradientShap(Explainer):
         x, others = x.detach(), background[: self.background].to(x)
         values = torch.empty(x.shape, dtype=torch.float64, device=x.device)
         error = torch.empty(len(x), dtype=torch.float64, device=x.device)
-        with frozen_parameters(model), seeded(library_seed(rng)):
+        with channels_last(model) as fast, frozen_parameters(fast), seeded(library_seed(rng)):
             score, base = scores(model, x, target), _base_value(model, others, target)
             rows = self.internal_batch or rows_per_gradient(model, x)
             for block, parts in passes(len(x), self.samples, rows):
@@ -70,7 +71,7 @@ class GradientShap(Explainer):
                     distance = x[block, None] - others[start[:, part]]
                     along = torch.addcmul(x[block, None], share[:, part], distance, value=-1)
                     slopes = gradient(
-                        model.target_score, along.flatten(0, 1), target[block].repeat_interleave(along.shape[1])
+                        fast.target_score, along.flatten(0, 1), target[block].repeat_interleave(along.shape[1])
                     )
                     torch.mul(slopes.reshape(along.shape), distance, out=drawn[:, part])
                 deviation, mean = torch.std_mean(drawn, dim=1)

@@ -12,6 +12,7 @@ from audit.explainers import Attribution, Explainer
 from audit.explainers._baselines import Baseline, baseline_rows, default_baseline
 from audit.explainers._completeness import TOLERANCE, completeness_gap, relative_gap
 from audit.explainers._gradients import gradient, refuse_codes, scores
+from audit.explainers._layout import channels_last
 from audit.explainers._linear_start import LinearStart, linear_start
 from audit.explainers._passes import library_seed, passes, rows_per_gradient
 from audit.explainers._quadrature import Method, quadrature
@@ -69,16 +70,16 @@ class IntegratedGradients(Explainer):
         x = x.detach()
         baseline = default_baseline(model.spec) if self.baseline == "auto" else self.baseline
         start = baseline_rows(baseline, x, background, model.spec)
-        with frozen_parameters(model), seeded(library_seed(rng)):
+        with channels_last(model) as fast, frozen_parameters(fast), seeded(library_seed(rng)):
             score, base = scores(model, x, target), scores(model, start, target)
             rows = self.internal_batch or rows_per_gradient(model, x)
             values = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
             gap = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-            cut = linear_start(model, x, start, target)
+            cut = linear_start(fast, x, start, target)
             active, steps, largest = torch.arange(len(x), device=x.device), self.steps, self.steps
             while len(active):
                 largest = steps
-                mean = self._mean_gradient(model, cut, x[active], start[active], target[active], steps, rows)
+                mean = self._mean_gradient(fast, cut, x[active], start[active], target[active], steps, rows)
                 found = mean * (x - start)[active].double()
                 values[active] = found
                 gap[active] = completeness_gap(found, score[active], base[active])

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _MIXTURES = 4
 """Mixtures of a row and what stands for absent on which a net must be affine."""
+_MORE_MIXTURES = 60
+"""Further ones where a step of the net could bend: what two features do together is missed by a mixture in three of four cases."""
 _ROUNDING = 2e-5
 """Largest deviation from affine, of the sum of the absolute effects: float32 in a net of a few layers."""
 
@@ -84,20 +86,25 @@ def _affine(
     if model.output not in ("logit", "margin", "value"):
         raise NoClosedForm(f"model '{model.name}' answers a {model.output}, which is not linear: audit its logits")
     with seeded(library_seed(rng)):
-        slope, score = _slopes(model, x, target)
+        slope, score, bends = _slopes(model, x, target)
         distance = x.double() - absent.double().mean(dim=1)
         values = slope * distance
         base = score - values.flatten(1).sum(dim=1)
-        if not _is_affine(model, x, target, absent, slope, score, rng):
+        mixtures = (_MIXTURES, _MORE_MIXTURES) if bends else (_MIXTURES,)
+        if not _one_slope(target, slope) or not all(
+            _is_affine(model, x, target, absent, slope, score, number, rng) for number in mixtures
+        ):
             raise NoClosedForm(f"model '{model.name}': its {model.output} is not linear in the input")
     return values, base, score, model.output
 
 
-def _slopes(model: AuditedModel, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients ``(N, *shape)`` and scores ``(N,)``, float64."""
+def _slopes(model: AuditedModel, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Gradients ``(N, *shape)`` and scores ``(N,)``, float64, and whether a step on the way is not known to be linear."""
     import torch
 
-    slopes, scores = [], []
+    from audit.explainers._linear_graph import nonlinear_steps
+
+    slopes, scores, bends = [], [], False
     step = rows_per_pass(model, gradients=True)
     for part, aim in zip(torch.split(x, step), torch.split(target, step), strict=True):
         inputs = part.clone().requires_grad_()
@@ -105,41 +112,55 @@ def _slopes(model: AuditedModel, x: Tensor, target: Tensor) -> tuple[Tensor, Ten
             score = model.target_score(inputs, aim)
         slope = torch.zeros_like(inputs)  # of a score that is constant
         if score.requires_grad:
+            bends = bends or bool(nonlinear_steps(score))
             (slope,) = torch.autograd.grad(score.sum(), inputs, materialize_grads=True)
         slopes.append(slope.double())
         scores.append(score.detach().double())
     found = torch.cat(scores)
     model.check_finite(found)
-    return torch.cat(slopes), found
+    return torch.cat(slopes), found, bends
+
+
+def _one_slope(target: Tensor, slope: Tensor) -> bool:
+    """Whether rows of one target share their slope."""
+    import torch
+
+    for aim in torch.unique(target):
+        same = slope[target == aim]
+        if float((same - same[0]).abs().max()) > _ROUNDING * float(same.abs().max()):
+            return False
+    return True
 
 
 def _is_affine(
-    model: AuditedModel, x: Tensor, target: Tensor, absent: Tensor, slope: Tensor, score: Tensor, rng: ExampleRng
+    model: AuditedModel,
+    x: Tensor,
+    target: Tensor,
+    absent: Tensor,
+    slope: Tensor,
+    score: Tensor,
+    mixtures: int,
+    rng: ExampleRng,
 ) -> bool:
-    """Whether rows of one target share their slope, and every mixture scores what the slope says.
+    """Whether so many mixtures of each row score what the slope says.
 
     A mixture takes each value from the row or from one of its absent rows by coin, the first from the absent row alone: the inputs
     that the game is about.
     """
     import torch
 
-    for aim in torch.unique(target):
-        same = slope[target == aim]
-        largest = float(same.abs().max())
-        if float((same - same[0]).abs().max()) > _ROUNDING * largest:
-            return False
-    coins = rng.fork("mixtures").uniform((_MIXTURES, *x.shape[1:])).to(x.device) < 0.5
+    coins = rng.fork(f"{mixtures} mixtures").uniform((mixtures, *x.shape[1:])).to(x.device) < 0.5
     coins[:, 0] = False
-    other = rng.fork("absent rows").integers(absent.shape[1], (_MIXTURES,)).to(x.device)
+    other = rng.fork(f"{mixtures} absent rows").integers(absent.shape[1], (mixtures,)).to(x.device)
     every = torch.arange(len(x), device=x.device)[:, None]
     mixed = torch.where(coins, x[:, None], absent[every, other])
     moved = slope[:, None] * (mixed.double() - x[:, None].double())
     step = rows_per_pass(model, gradients=False)
     with torch.no_grad():
         parts = zip(
-            torch.split(mixed.flatten(0, 1), step), torch.split(target.repeat_interleave(_MIXTURES), step), strict=True
+            torch.split(mixed.flatten(0, 1), step), torch.split(target.repeat_interleave(mixtures), step), strict=True
         )
         scores = torch.cat([model.target_score(part, aim).double() for part, aim in parts])
-    off = scores.reshape(len(x), _MIXTURES) - score[:, None] - moved.flatten(2).sum(dim=2)
+    off = scores.reshape(len(x), mixtures) - score[:, None] - moved.flatten(2).sum(dim=2)
     effects = moved.abs().flatten(2).sum(dim=2) + score.abs()[:, None]
     return bool((off.abs() <= _ROUNDING * effects.clamp_min(torch.finfo(x.dtype).tiny)).all())

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from audit.attacks._gradients import frozen_parameters
 from audit.explainers import Attribution, Explainer
 from audit.explainers._gradients import gradient, refuse_codes
+from audit.explainers._layout import channels_last
 from audit.explainers._passes import library_seed, passes, rows_per_gradient
 from audit.model import Capability
 
@@ -61,14 +63,14 @@ class Smoothgrad(Explainer):
         sigma = self.sigma * _range(x, background, model.spec)
         values, error = torch.empty_like(x), x.new_zeros(len(x), dtype=torch.float64)
         rows = self.internal_batch or rows_per_gradient(model, x)
-        with seeded(library_seed(rng)):
+        with channels_last(model) as fast, frozen_parameters(fast), seeded(library_seed(rng)):
             for block, parts in passes(len(x), self.samples, rows):
                 noise = rng.take(range(len(x))[block]).normal((self.samples, *x.shape[1:])).to(x)
                 noise = noise.mul_(sigma[block, None]).add_(x[block, None])
                 for part in parts:
                     copies = noise[:, part].flatten(0, 1)
                     aim = target[block].repeat_interleave(part.stop - part.start)
-                    slopes = gradient(model.target_score, copies, aim)
+                    slopes = gradient(fast.target_score, copies, aim)
                     noise[:, part] = slopes.reshape(noise[:, part].shape)
                 values[block], deviation = _statistic(noise, self.statistic)
                 error[block] = deviation.flatten(1).amax(dim=1).double()
