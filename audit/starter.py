@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from audit.explainers import usual
 from audit.model import Capability
 from audit.parameters import UserError
 from audit.registry.card import ModelCard
@@ -106,13 +107,8 @@ def _performance(card: ModelCard) -> list[str]:
 
 
 def _explanation(card: ModelCard, offers: frozenset[Capability]) -> list[str]:
-    if Capability.GRADIENTS in offers:
-        explainer = "integrated_gradients"
-    elif Capability.EMBEDDINGS in offers:
-        explainer = "layer_integrated_gradients"
-    elif offers & {Capability.PROBABILITIES, Capability.VALUES}:
-        explainer = "shap_values"
-    else:
+    explainer = usual(offers)
+    if explainer is None:
         return ["  # Explanation: labels alone give nothing to attribute.", ""]
     lines = [
         "  # Do attributions name the inputs that the answer rests on (deletion and insertion against random orders)?",

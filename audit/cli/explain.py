@@ -42,7 +42,7 @@ def explain(
             "--explainer",
             "-e",
             metavar="NAME",
-            help="Explainer, or {NAME: {KEY: VALUE}}; repeat to see several side by side.",
+            help="Explainer, or {NAME: {KEY: VALUE}}; repeat to see several side by side. Default: one that suits the model.",
         ),
     ] = None,
     set_: Annotated[
@@ -100,15 +100,18 @@ def explain(
     from audit.cli.explain_choice import chosen_explainers
     from audit.cli.explain_inputs import InputReader, chosen_rows, data_of
     from audit.cli.explain_session import Session
+    from audit.explainers import usual
     from audit.registry.store import Registry
     from audit.stored import audit_home
 
-    chosen = chosen_explainers(explainer or [], set_ or [])
+    chosen = chosen_explainers(explainer, set_ or []) if explainer else None
     if data is None and not inputs and not text:
         raise UserError("nothing to explain: give files, --text or --data")
     if data is not None and (inputs or text):
         raise UserError("give files and texts, or --data: one of the two")
     opened = Registry(audit_home(home)).open(model)
+    if chosen is None:
+        chosen = chosen_explainers([usual(opened.capabilities) or "shap_values"], set_ or [])
     _refuse_unfit(opened, chosen, quality)
     reader = InputReader(opened, column=column, resize=resize, missing=missing)
     source = data_of(data, opened) if data is not None else None

@@ -15,13 +15,11 @@ def chosen_explainers(specs: Sequence[str], assignments: Sequence[str]) -> list[
     """The explainers with their parameters, as (label, name, explainer); the label tells it from the others.
 
     Raises:
-        UserError: none is named, there is no such explainer, or a parameter is wrong or of none of them.
+        UserError: there is no such explainer, or a parameter is wrong or of none of them.
     """
     from audit.checks.explanation._explaining import build_explainer
-    from audit.names import available, nearest, resolve_member
+    from audit.names import nearest, resolve_member
 
-    if not specs:
-        raise UserError(f"name an explainer with --explainer: {', '.join(available('explainers'))}")
     parsed = [_spec(text) for text in specs]
     fields = [resolve_member("explainers", name)[0].model_fields for name, _ in parsed]
     for assignment in assignments:

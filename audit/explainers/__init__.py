@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -67,6 +68,15 @@ class Explainer(Parameters, ABC):
             background: ``(M, *shape)`` rows that stand for "no information", for methods that need a baseline.
             rng: one stream per row.
         """
+
+
+def usual(capabilities: Collection[Capability]) -> str | None:
+    """The explainer to begin with, by what a model offers; None where it gives labels or tokens alone."""
+    if Capability.GRADIENTS in capabilities:
+        return "integrated_gradients"
+    if Capability.EMBEDDINGS in capabilities:
+        return "layer_integrated_gradients"
+    return "shap_values" if {Capability.PROBABILITIES, Capability.VALUES} & set(capabilities) else None
 
 
 def build(spec: str | dict[str, Any]) -> tuple[str, Explainer]:

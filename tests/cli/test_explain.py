@@ -249,6 +249,15 @@ def test_a_regression_has_no_classes(told: Audit, tmp_path: Path) -> None:
     assert (refused.code, "gives a number, not classes" in refused.err) == (2, True)
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_without_a_name_an_explainer_that_suits_the_model_is_taken(told: Audit, tmp_path: Path) -> None:
+    assert told("digits", "--data", "sklearn.digits", "--rows", "3").code == 0
+    np.save(tmp_path / "flower.npy", [5.1, 3.5, 1.4])
+    assert told("width", tmp_path / "flower.npy", "--background", "sklearn.iris", out="flower").code == 0
+    taken = [manifest(tmp_path / name)["explainers"][0]["label"] for name in ("out", "flower")]
+    assert taken == ["integrated_gradients", "shap_values"]
+
+
 def test_series_are_lines(told: Audit, tmp_path: Path) -> None:
     np.save(tmp_path / "waves.npy", np.random.default_rng(0).normal(size=(2, 2, 40)))
     said = told("wave", tmp_path / "waves.npy", "-e", "integrated_gradients", "--set", "baseline=zero")

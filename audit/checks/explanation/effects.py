@@ -13,7 +13,7 @@ from audit.checks import Check
 from audit.checks._sample import sample
 from audit.checks.explanation._per_row import few_rows
 from audit.checks.explanation._tables import class_index, column, require_table
-from audit.finding import EvidenceRef, Measurement, Metric, Proportion, Resampled
+from audit.finding import EvidenceRef, Exact, Measurement, Metric, Proportion, Resampled
 from audit.parameters import UserError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Effects(Check):
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="effect_range", title="range of the accumulated effect", better="neither", kinds=("resampled",)),
-        Metric(name="monotone", title="share in the declared direction", better="higher", kinds=("resampled",)),
+        Metric(name="monotone", title="share in the declared direction", better="higher", kinds=("resampled", "exact")),
         Metric(name="monotone_rows", title="rows in the declared direction", better="higher", kinds=("proportion",)),
         Metric(name="interaction", title="interaction (H²)", better="lower", kinds=("resampled",)),
     )
@@ -271,9 +271,12 @@ def _monotone(
 ) -> Iterator[Measurement]:
     from audit.global_explanations.partial_dependence import keeps_direction
 
+    shares = _resampled(effect.along(sign), table.n)
+    # A share that no resample moves (1 of a model that is monotone by its making) is known, not undecided.
+    still = len({shares.value, *shares.replicates}) == 1
     yield Measurement(
-        metric="monotone", estimate=_resampled(effect.along(sign), table.n), dims=dict(dims), evidence=curve,
-        unresolved=few_rows(table.n),
+        metric="monotone", estimate=Exact(value=shares.value, n=shares.n) if still else shares, dims=dict(dims),
+        evidence=curve, unresolved=few_rows(table.n),
     )  # fmt: skip
     kept = keeps_direction(rows, sign)
     yield Measurement(
