@@ -17,6 +17,14 @@ def compared(a: Tensor, b: Tensor, known: Tensor, over: Over) -> Tensor:
     return known & ((a != 0) | (b != 0)) if over == "nonzero" else known
 
 
+def constant(values: Tensor, known: Tensor) -> Tensor:
+    """``(N,)`` bool: maps ``(N, F)`` with one value for all known features."""
+    import torch
+
+    low, high = (values.masked_fill(~known, end) for end in (torch.inf, -torch.inf))
+    return low.amin(dim=1) == high.amax(dim=1)
+
+
 def average_ranks(values: Tensor, known: Tensor) -> Tensor:
     """Rank of each value in its row in ascending order, 0 for the smallest; equal values share the mean of their ranks.
 

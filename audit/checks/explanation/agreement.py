@@ -113,6 +113,7 @@ class Agreement(Check):
             if m.draw == 0
         ]
         parts: list[dict[str, Tensor]] = []
+        still = 0
         chunks = zip(*(explain(m.explainer, model, subject, ctx, draw=m.draw) for m in members), strict=True)
         for together in chunks:
             rows, maps = together[0][0], [found for _, found in together]
@@ -122,6 +123,7 @@ class Agreement(Check):
                     f"the top {self.top:g} of {features.most} features are all: choose fewer, or a share below 1"
                 )
             parts.append(self._compared(features, maps, pairs))
+            still += int(_still(features, maps).sum())
             for evidence, found in zip(
                 shown, (f for m, f in zip(members, maps, strict=True) if m.draw == 0), strict=True
             ):
@@ -136,7 +138,7 @@ class Agreement(Check):
             ctx,
             {metric: values[places] for metric, values in numbers.items()},
             ids,
-            (*subject.cautions, *left_out),
+            (*subject.cautions, *left_out, *_empty_agreement(still, len(subject.batch))),
             refs,
         )
 
@@ -208,6 +210,21 @@ class _Member:
     name: str
     explainer: Explainer
     draw: int
+
+
+def _still(features: Features, maps: list[Attribution]) -> Tensor:
+    """``(N,)`` bool: rows whose maps are all constant."""
+    import torch
+
+    from audit.checks.explanation._correlation import constant
+
+    each = [constant(features.total(found.values), features.known()) for found in maps]
+    return torch.stack(each).all(dim=0) & (features.count > 1)
+
+
+def _empty_agreement(still: int, n: int) -> Iterator[str]:
+    if still:
+        yield f"{still} of {n} rows have constant maps only, which agree and say nothing"
 
 
 def _labels(specs: tuple[ExplainerSpec, ...]) -> list[str]:

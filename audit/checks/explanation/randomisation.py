@@ -192,7 +192,7 @@ class Randomisation(ExplanationCheck):
         """``(N, M)`` correlations of the first map with the M others, by sizes and values; ``(N,)`` those among the others."""
         import torch
 
-        from audit.checks.explanation._correlation import compared, rank_correlation
+        from audit.checks.explanation._correlation import compared, constant, rank_correlation
 
         known = features.known()
         first, *others = [features.total(found.values) for found in maps]
@@ -201,13 +201,9 @@ class Randomisation(ExplanationCheck):
             places = compared(a, b, known, self.over)
             return rank_correlation(a.abs(), b.abs(), places), rank_correlation(a, b, places)
 
-        def constant(values: Tensor) -> Tensor:
-            low, high = (values.masked_fill(~known, end) for end in (torch.inf, -torch.inf))
-            return low.amin(dim=1) == high.amax(dim=1)
-
         sizes, values = zip(*(correlations(first, other) for other in others), strict=True)
-        flat = [constant(other) & ~constant(first) for other in others]
-        empty = [constant(first) & ~constant(other) for other in others]
+        still, *stills = [constant(values, known) for values in (first, *others)]
+        flat, empty = [other & ~still for other in stills], [still & ~other for other in stills]
         found = {
             "sizes": torch.stack(sizes, dim=1),
             "values": torch.stack(values, dim=1),

@@ -152,6 +152,16 @@ def test_what_neither_map_speaks_of_agrees_only_where_it_is_asked_for(tmp_path: 
     assert value(by["nonzero"], "top_overlap") == value(by["all"], "top_overlap")
 
 
+def test_constant_maps_agree_and_are_told(tmp_path: Path) -> None:
+    model = audited(lambda x: x.sum(dim=1) * 0, (4,), output="value", kind="number")
+    rows = data(batch(np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32), np.zeros(5)), kind="number")
+    found = measure((GRADIENT, "integrated_gradients"), tmp_path, model, rows)["rank_correlation", ""]
+    assert found.estimate.value == 1
+    assert "5 of 5 rows have constant maps only" in found.cautions[-1]
+    other = measure((GRADIENT, TIMES_INPUT), tmp_path)["rank_correlation", ""]
+    assert not any("constant maps" in caution for caution in other.cautions)
+
+
 # --- features and options ----------------------------------------------------------------------------------------
 
 
