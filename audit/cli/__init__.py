@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from audit.cli import catalogue, demo, doctor, explain, export, model, runs, scenarios
+from audit.cli import catalogue, demo, doctor, explain, export, model, runs, scenarios, train
 from audit.parameters import UserError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 scenarios.register(app)
 runs.register(app)
+train.register(app)
 explain.register(app)
 export.register(app)
 catalogue.register(app)

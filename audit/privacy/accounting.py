@@ -221,7 +221,7 @@ def recompute(
         gaussian.gaussian_epsilon(gaussian.shuffled_mu(history), delta) if record.sampler == "shuffle" else None
     )
     tuned = _tuned(record)
-    cautions = [*_of_the_record(record), *_of_the_batches(record), *_of_the_trials(record, tuned)]
+    cautions = [*record_cautions(record), *_of_the_trials(record, tuned)]
     if by_prv.fallback:
         cautions.append(Caution("prv_fallback", by_prv.fallback, False))
     if by_rdp.at_edge and min(bounds) == by_rdp.epsilon:
@@ -242,6 +242,11 @@ def recompute(
         claim=claim,
         cautions=tuple(cautions),
     )
+
+
+def record_cautions(record: TrainingRecord) -> list[Caution]:
+    """What a record shows by itself, before any accountant is asked."""
+    return [*_of_the_record(record), *_of_the_batches(record)]
 
 
 def _contradiction(exact: float | None, prv: PrvEpsilon, by_rdp: float) -> str | None:

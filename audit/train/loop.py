@@ -1,0 +1,172 @@
+"""The steps of a training: sample, clip and sum, note the release, add noise, move the parameters."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from audit.parameters import UserError
+from audit.rng import key
+from audit.train.checkpoint import TrainingFolder
+from audit.train.gradients import ClippedSum, GradientMode
+from audit.train.ledger import Budget
+from audit.train.randomness import Randomness
+from audit.train.training_file import Training
+
+Stepped = Callable[[int, float], None]
+"""Called after each step with the number of steps done and the mean loss of its rows (NaN without rows). It sees the training
+rows without noise: it is for the trainer's eyes, no part of what is released."""
+
+
+class Rows:
+    """Which rows each step takes.
+
+    Args:
+        n: rows to train on.
+        first: step that this process begins with; without a seed, a permutation begins anew there.
+    """
+
+    def __init__(self, n: int, training: Training, randomness: Randomness, first: int) -> None:
+        self._n, self._batch, self._randomness = n, training.batch, randomness
+        self._shuffled = training.sampler == "shuffle"
+        self._origin = 0 if training.seed is not None else first
+        self._order: tuple[int, Tensor] | None = None
+
+    def of(self, step: int) -> Tensor:
+        """Positions of the rows of a step; a Poisson sample may be empty."""
+        if not self._shuffled:
+            return self._randomness.poisson(self._n, self._batch / self._n, step)
+        epoch, place = divmod(step - self._origin, -(-self._n // self._batch))
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, self._randomness.permutation(self._n, epoch)
+        return self._order[1][place * self._batch : (place + 1) * self._batch]
+
+
+class Plain(GradientMode):
+    """The sum of the gradients as they are, by one backward pass: nothing is clipped."""
+
+    name = "plain"
+
+    def clipped_sum(self, x: Tensor, y: Tensor) -> ClippedSum:
+        """See `GradientMode.clipped_sum`; norms of single examples stay unknown, and are NaN."""
+        losses = self.loss(self.module(x), y)
+        found = torch.autograd.grad(losses.sum(), self.parameters, allow_unused=True)
+        sums = tuple(torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, found, strict=True))
+        return ClippedSum(sums, losses.new_full((len(x),), math.nan), losses.detach())
+
+
+class Trainer:
+    """A training under way.
+
+    The update of a step is ``(sum of clipped gradients + N(0, (sigma·C)²)) / (q·n)``: the normaliser is the expected batch, whatever
+    batch was drawn, and a step whose sample is empty releases noise and counts.
+
+    Args:
+        mode: how the clipped sums are computed; `Plain` where the budget has no accounting.
+        x, y: all rows to train on.
+
+    Source: Abadi et al. 2016, arXiv:1607.00133, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        budget: Budget,
+        mode: GradientMode,
+        optimiser: torch.optim.Optimizer,
+        x: Tensor,
+        y: Tensor,
+        randomness: Randomness,
+    ) -> None:
+        self.training, self.budget, self.mode, self.optimiser = training, budget, mode, optimiser
+        self.x, self.y, self.randomness = x, y, randomness
+        self.micro_batch = training.micro_batch
+
+    def run(self, folder: TrainingFolder, stepped: Stepped | None = None) -> None:
+        """Train from where the folder's releases end to the end of the budget.
+
+        Raises:
+            UserError: the loss or a gradient is not finite, or one row alone needs more memory than there is.
+        """
+        self.mode.module.train()
+        first = len(folder.releases)
+        rows = Rows(len(self.x), self.training, self.randomness, first)
+        saved, saved_at = first, time.monotonic()
+        for step in range(first, self.budget.steps):
+            if self.training.seed is not None:  # dropout draws from torch's own generator
+                torch.manual_seed(key(self.training.seed, "step", step) % 2**63)
+            taken = rows.of(step)
+            summed, loss = self.summed(taken, step)
+            folder.release(len(taken))  # before there is anything to release: never counted too low
+            self.move(self.noisy(summed, step))
+            if stepped is not None:
+                stepped(step + 1, loss)
+            if self._due(step + 1 - saved, time.monotonic() - saved_at) and step + 1 < self.budget.steps:
+                folder.save(self.state())
+                saved, saved_at = step + 1, time.monotonic()
+
+    def summed(self, rows: Tensor, step: int) -> tuple[tuple[Tensor, ...], float]:
+        """The clipped sum of a step's rows, one micro-batch after the other, and their mean loss."""
+        total, loss, start = self.mode.nothing().gradients, 0.0, 0
+        while start < len(rows):
+            piece = rows[start : start + self.micro_batch]
+            try:
+                part = self.mode.clipped_sum(self.x[piece], self.y[piece])
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if len(piece) == 1:
+                    raise UserError("a single row's gradient needs more memory than there is") from error
+                self.micro_batch = len(piece) // 2
+                continue
+            self._require_finite(part, step)
+            for whole, some in zip(total, part.gradients, strict=True):
+                whole += some
+            loss += float(part.losses.sum())
+            start += len(piece)
+        return total, loss / len(rows) if len(rows) else math.nan
+
+    def noisy(self, summed: tuple[Tensor, ...], step: int) -> tuple[Tensor, ...]:
+        """What a step releases: the sum, with noise for its sensitivity C."""
+        if self.budget.accounting is None:
+            return summed
+        deviation = self.budget.accounting.sigma * self.mode.clipping.norm
+        return tuple(s + self.randomness.gaussian(s, deviation, step, place) for place, s in enumerate(summed))
+
+    def move(self, released: tuple[Tensor, ...]) -> None:
+        """One step of the optimiser along what was released."""
+        for parameter, gradient in zip(self.mode.parameters, released, strict=True):
+            parameter.grad = gradient / self.training.batch
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, object]:
+        """What a checkpoint holds; no randomness."""
+        return {"module": self.mode.module.state_dict(), "optimiser": self.optimiser.state_dict()}
+
+    def restore(self, state: dict[str, dict[str, object]]) -> None:
+        """Go on from a checkpoint."""
+        self.mode.module.load_state_dict(state["module"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    def _due(self, steps: int, seconds: float) -> bool:
+        every = self.training.checkpoint_steps
+        return seconds >= self.training.checkpoint_seconds or (every is not None and steps >= every)
+
+    def _require_finite(self, part: ClippedSum, step: int) -> None:
+        known = self.budget.accounting is not None
+        if bool(part.losses.isfinite().all()) and (not known or bool(part.norms.isfinite().all())):
+            return
+        what = "gradient" if bool(part.losses.isfinite().all()) else "loss"
+        raise UserError(
+            f"the {what} of a row is not finite at step {step + 1}: lower the learning rate, or look for missing and infinite "
+            "values in the data"
+        )
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
