@@ -20,8 +20,8 @@ from audit.train.gradients.loop import Loop
 from audit.train.gradients.proving import Proof
 
 MODES: dict[str, type[GradientMode]] = {mode.name: mode for mode in (Hooks, Ghost, Functorch, Loop)}
-STEPS = 3
-"""Timed of each way, in turns."""
+STEPS, SECONDS = 5, 0.5
+"""At most so many steps are timed of each way, in turns, and no more once the fastest alone has taken this long; three at least."""
 HOPELESS = 3.0
 """A way that took this many times the fastest's first step is timed no further."""
 
@@ -110,25 +110,26 @@ def _trial(way: GradientMode, x: Tensor, y: Tensor, limit: int | None, proof: Pr
 
 
 def _time(trials: list[_Trial], x: Tensor, y: Tensor) -> None:
-    """The shortest of a few steps each, taking turns, so that what else the machine does falls on all alike."""
+    """The shortest of several steps each, taking turns, so that what else the machine does falls on all alike."""
     best = min(trial.seconds for trial in trials)
-    for _ in range(STEPS):
-        for trial in trials:
-            if trial.seconds < HOPELESS * best:
-                _seconds(trial.way, x, y)  # puts hooks on before the clock starts
-                trial.seconds = min(trial.seconds, _seconds(trial.way, x, y))
-                trial.way.close()
+    running = [trial for trial in trials if trial.seconds < HOPELESS * best]
+    if len(running) == 1:
+        return
+    for _ in range(max(3, min(STEPS, int(SECONDS / best)))):
+        for trial in running:
+            _seconds(trial.way, x[:1], y[:1])  # puts hooks on before the clock starts
+            trial.seconds = min(trial.seconds, _seconds(trial.way, x, y))
+            trial.way.close()
 
 
 def _seconds(way: GradientMode, x: Tensor, y: Tensor) -> float:
-    _wait(x)
-    start = time.perf_counter()
+    """Of one batch: processor time where one thread does it all, which other programs do not lengthen; else by the clock."""
+    accelerated = x.device.type == "cuda"
+    clock = time.process_time if torch.get_num_threads() == 1 and x.device.type == "cpu" else time.perf_counter
+    if accelerated:
+        torch.cuda.synchronize(x.device)  # it answers before it is done
+    start = clock()
     way.clipped_sum(x, y)
-    _wait(x)
-    return time.perf_counter() - start
-
-
-def _wait(x: Tensor) -> None:
-    """An accelerator answers before it is done."""
-    if x.device.type == "cuda":
+    if accelerated:
         torch.cuda.synchronize(x.device)
+    return clock() - start

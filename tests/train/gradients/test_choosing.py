@@ -69,8 +69,7 @@ def test_a_mixed_layout_is_named() -> None:
     assert chosen(nets.SequenceFirst(), "sequence").name == "functorch"
 
 
-@pytest.mark.parametrize("name", list(nets.MAKERS))
-@pytest.mark.parametrize("kind", ["flat", "per_layer"])
+@pytest.mark.parametrize(("name", "kind"), [*((name, "flat") for name in nets.MAKERS), ("cnn", "per_layer")])
 def test_auto_is_right(name: str, kind: str) -> None:
     net, (x, y) = nets.net(name), nets.rows(name, 6)
     clipping = Clipping(kind, norm=0.3)  # type: ignore[arg-type]
