@@ -142,6 +142,19 @@ def test_the_best_of_several_numbers_of_guesses_is_corrected() -> None:
     assert wrong / trials <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
 
 
+def test_what_chose_the_number_of_guesses_does_not_measure_it() -> None:
+    """The first half tells everything and the second nothing."""
+
+    class Unshuffled(np.random.Generator):
+        def permutation(self, x: int) -> np.ndarray:  # type: ignore[override,type-arg]
+            return np.arange(x)
+
+    truth = np.arange(400) % 2 == 0
+    scores = np.where(np.arange(400) < 200, 10 * truth, 10 * (np.arange(400) % 4 < 2))
+    found = audit_one_run_by_halves(truth, scores, 0, (0.1, 1.0), Unshuffled(np.random.PCG64(0)))
+    assert (found.canaries, found.guesses, found.right, found.epsilon) == (200, 200, 100, 0)
+
+
 def test_canaries_of_no_fair_coin_are_refused() -> None:
     with pytest.raises(UserError, match="fair coin"):
         audit_one_run([True] * 100, np.ones(100), 0, (1.0,))

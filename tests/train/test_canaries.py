@@ -117,6 +117,12 @@ def test_each_canary_moves_its_own_coordinate_by_its_clipped_norm(clipping: Clip
     assert canaries.record().scores == pytest.approx((canaries.included * norm).tolist())
 
 
+def test_layers_share_the_bound_whether_a_canary_is_there_or_not() -> None:
+    one = torch.tensor([3])
+    canaries = GradientCanaries([20, 5, 75], (0, 1, 2), one, one > 0, Clipping("per_layer", 1.0), Randomness(0))
+    assert float(canaries.clipped_norms()) == pytest.approx(1 / 3**0.5)
+
+
 def test_the_sum_of_the_true_examples_is_no_part_of_a_score() -> None:
     canaries, sums = of(40, Clipping("flat", 1.0))
     for s in sums:

@@ -32,11 +32,11 @@ class DpAudit(Check):
     """A lower bound on epsilon that the training itself gives away, held against the epsilon that is claimed.
 
     Of one training: canaries that were put in or left out by a fair coin each are guessed back from their scores; more right
-    guesses than an (epsilon, delta)-private training allows refute that epsilon. ``white_box`` canaries are gradients seen in every
-    noisy release, ``input`` canaries are examples that the model answers. Of many trainings (``runs``): the rates of a test for one
-    canary, by Clopper–Pearson intervals, and by the trade-off curve of a Gaussian mechanism (``method=gaussian``, true only of
-    one). The number of guesses is declared before, with confidence shared among several, or chosen on one half of the canaries and
-    measured on the other; so is the threshold of many trainings.
+    guesses than an (epsilon, delta)-private training allows refute that epsilon. Gradient canaries are seen in every noisy release
+    (white box); input canaries are examples that the model answers (black box). Of many trainings (``runs``): the rates of a test
+    for one canary, by Clopper–Pearson intervals, and by the trade-off curve of a Gaussian mechanism (``method=gaussian``, true
+    only of one). The number of guesses is declared before, with confidence shared among several, or chosen on one half of the
+    canaries and measured on the other; so is the threshold of many trainings.
 
     ``epsilon_lower_bound`` holds with 95 % confidence; ``excess`` is that bound minus the claim: above 0 the claim is false, below
     it is *not falsified*, never proven. ``ceiling`` is the largest bound that so many canaries could have shown; where the
@@ -44,8 +44,9 @@ class DpAudit(Check):
 
     Source: Steinke, Nasr & Jagielski 2023, arXiv:2305.08846 (one training); Jagielski et al. 2020, arXiv:2006.07709, and Nasr et al.
     2023, arXiv:2302.07956 (many trainings).
-    Blind spots: canaries that the training treats better than its worst example; scores that hide what the model gives away: a low
-    bound is no privacy. Examples whose ceiling lies below the claim say nothing of it.
+    Blind spots: a low bound is no proof of privacy: canaries may be harder to tell than the most exposed example, and scores may
+    hide what the model gives away. Gradient canaries join after the examples' own gradients are summed: a fault in how those are
+    computed is seen by input canaries alone.
     """
 
     metrics: ClassVar = (
