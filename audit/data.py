@@ -130,7 +130,7 @@ class AuditData:
         own = [f.name for f in self.spec.fields]
         if not self.spec.tabular:
             raise UserError(
-                f"model '{model}' wants the columns of a table, data '{self.source}' gives a {self.spec.kind}"
+                f"model '{model}' wants the columns of a table, data '{self.source}' gives {self.spec.a_kind}"
             )
         if missing := [f.name for f in spec.fields if f.name not in own]:
             raise UserError(
@@ -159,7 +159,7 @@ class AuditData:
         import numpy as np
 
         if self.spec.kind != "text":
-            raise UserError(f"model '{model}' wants texts, data '{self.source}' gives a {self.spec.kind}")
+            raise UserError(f"model '{model}' wants texts, data '{self.source}' gives {self.spec.a_kind}")
         (length,) = spec.shape
         if too_long := int((x[:, length:] != 0).any(axis=1).sum()):
             raise UserError(

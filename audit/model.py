@@ -116,6 +116,11 @@ class InputSpec(Parameters):
         return "table" if self.tabular else self.fields[0].kind
 
     @property
+    def a_kind(self) -> str:
+        """The kind with its article: ``an image``."""
+        return self.kind if self.kind == "tokens" else f"{'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind}"
+
+    @property
     def bounds(self) -> tuple[float, float] | None:
         """Bounds shared by the whole input; None where there are none or columns differ."""
         found = {field.bounds for field in self.fields}

@@ -194,7 +194,7 @@ class TextAttack(Attack):
         import torch
 
         if model.spec.kind != "text":
-            raise UserError(f"model '{model.name}' takes a {model.spec.kind}: attacks on texts need texts")
+            raise UserError(f"model '{model.name}' takes {model.spec.a_kind}: attacks on texts need texts")
         length, labels = x.shape[1], y.tolist()
         searches = {
             row: self._search(text, length, threat.queries, np.random.default_rng(int(seed)))

@@ -43,13 +43,13 @@ def baseline_rows(baseline: Baseline, x: Tensor, background: Tensor, spec: Input
 
     if (spec.kind == "text") != (baseline in _IN_PLACE_OF_A_CHARACTER):
         fitting = "blank or unknown" if spec.kind == "text" else "mean, zero or a number"
-        raise UserError(f"baseline '{baseline}' does not suit a {spec.kind}: choose {fitting}")
+        raise UserError(f"baseline '{baseline}' does not suit {spec.a_kind}: choose {fitting}")
     if isinstance(baseline, str) and baseline in _IN_PLACE_OF_A_CHARACTER:
         return torch.where(x == PAD, x, _IN_PLACE_OF_A_CHARACTER[baseline])  # a text stays as long as it is
     if baseline == "blur":
         if spec.kind != "image" or len(spec.shape) < 2:
             raise UserError(
-                f"baseline 'blur' needs an image, the input is a {spec.kind}: choose mean, zero or a number"
+                f"baseline 'blur' needs an image, the input is {spec.a_kind}: choose mean, zero or a number"
             )
         return _blurred(x)
     if baseline == "mean":

@@ -118,12 +118,12 @@ def features_of(x: Tensor, spec: InputSpec, unit: Unit = "auto", size: int | Non
         unit = "pixel" if spec.kind == "image" and len(spec.shape) > 1 else "word" if spec.kind == "text" else "element"
     if unit == "word":
         if spec.kind != "text":
-            raise UserError(f"unit 'word' needs a text, the input is a {spec.kind}")
+            raise UserError(f"unit 'word' needs a text, the input is {spec.a_kind}")
         return _words(x)
     if unit in ("pixel", "patch", "segment") and (spec.kind != "image" or len(spec.shape) < 2):
-        raise UserError(f"unit '{unit}' needs an image, the input is a {spec.kind}")
+        raise UserError(f"unit '{unit}' needs an image, the input is {spec.a_kind}")
     if unit == "window" and (spec.tabular or spec.kind != "series"):
-        raise UserError(f"unit 'window' needs a series, the input is a {spec.kind}")
+        raise UserError(f"unit 'window' needs a series, the input is {spec.a_kind}")
     if unit in ("patch", "window", "segment") and size is None:
         raise UserError(f"unit '{unit}' needs a size")
     if unit == "segment":

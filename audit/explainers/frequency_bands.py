@@ -64,7 +64,7 @@ class FrequencyBands(RemovalExplainer):
 
         if model.spec.kind != "series" or model.spec.tabular:
             raise NotApplicable(
-                f"frequency_bands explains series, the input of model '{model.name}' is a {model.spec.kind}"
+                f"frequency_bands explains series, the input of model '{model.name}' is {model.spec.a_kind}"
             )
         band, names = self._layout(x.shape[-1])
         x = x.detach()

@@ -95,7 +95,7 @@ def as_columns(spec: InputSpec) -> InputSpec:
         return spec
     if spec.kind in ("text", "tokens", "category", "id") or math.prod(spec.shape) > MOST_ELEMENTS:
         raise NotApplicable(
-            f"counterfactuals change the columns of a table, or up to {MOST_ELEMENTS:,} numbers; the input is a {spec.kind} of "
+            f"counterfactuals change the columns of a table, or up to {MOST_ELEMENTS:,} numbers; the input is {spec.a_kind} of "
             f"shape {spec.shape}"
         )
     places = torch.cartesian_prod(*(torch.arange(size) for size in spec.shape)).reshape(-1, len(spec.shape)).tolist()

@@ -329,5 +329,5 @@ def test_text_stands_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="wants the columns of a table, data 't' gives a text"):
         found.fit_to(load(PEOPLE, tmp_path, missing="keep").spec, (), "m")
     images = from_arrays(np.zeros((2, 1, 2, 2), np.float32), np.array([0, 1]), name="t")
-    with pytest.raises(UserError, match="wants texts, data 't' gives a image"):
+    with pytest.raises(UserError, match="wants texts, data 't' gives an image"):
         images.fit_to(found.spec, ("0", "1"), "m")

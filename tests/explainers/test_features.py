@@ -159,7 +159,7 @@ def test_segments_do_not_depend_on_units_neighbours_or_time() -> None:
 @pytest.mark.parametrize(
     ("kind", "shape", "unit", "size", "message"),
     [
-        ("image", (1, 4, 4), "word", None, "'word' needs a text, the input is a image"),
+        ("image", (1, 4, 4), "word", None, "'word' needs a text, the input is an image"),
         ("series", (1, 4), "patch", 2, "'patch' needs an image"),
         ("series", (1, 4), "segment", 2, "'segment' needs an image"),
         ("image", (1, 4, 4), "window", 2, "'window' needs a series"),

@@ -124,7 +124,7 @@ def test_nothing_is_left_behind_and_a_stochastic_model_is_explained_the_same_twi
 
 def test_mistakes_are_told() -> None:
     image = audited(lambda x: x.flatten(1).sum(dim=1), (1, 4, 4), output="value")
-    with pytest.raises(NotApplicable, match="explains series, the input of model 'toy' is a image"):
+    with pytest.raises(NotApplicable, match="explains series, the input of model 'toy' is an image"):
         explained(FrequencyBands(), image, torch.ones(1, 1, 4, 4))
     with pytest.raises(
         UserError, match=r"lies in 0\.1-0\.2 cycles per window: they are 1 cycles per window apart, up to 32"

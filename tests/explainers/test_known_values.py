@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from games import GAMES, airport, explained, rows, table
@@ -126,8 +127,6 @@ def and_trees() -> list[Any]:
     "explainer", [TreeShap(), ShapValues(), ExactShap(), KernelShap(), PermutationShap()], ids=name
 )
 def test_the_and_tree(explainer: Explainer, estimator: Any) -> None:
-    import numpy as np
-
     tree = estimator.fit(np.array(CORNERS, dtype=np.float64), np.array(AND, dtype=np.float64))
     found = explained(explainer, table(tree.predict, 2, "value", native=tree), rows((1, 1)))
     torch.testing.assert_close(found.values.double(), rows((0.5, 0.5)), atol=1e-6, rtol=0)

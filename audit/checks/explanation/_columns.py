@@ -22,7 +22,7 @@ def column_names(model: AuditedModel, what: str) -> list[str]:
         return [field.name for field in spec.fields]
     if spec.kind == "number" and len(spec.shape) == 1:
         return [str(place) for place in range(spec.shape[0])]
-    raise NotApplicable(f"{what} needs the columns of a table, the input of model '{model.name}' is a {spec.kind}")
+    raise NotApplicable(f"{what} needs the columns of a table, the input of model '{model.name}' is {spec.a_kind}")
 
 
 def column_places(wanted: Sequence[str], names: Sequence[str], model: AuditedModel) -> list[int]:

@@ -48,7 +48,7 @@ def placed(region: tuple[int, ...], x: Tensor, spec: InputSpec) -> Tensor:
         top, left, height, width = region
         return box_mask((top, left, height, width), spec).to(x.device).expand(x.shape)
     if spec.kind != "series" or spec.tabular:
-        raise NotApplicable(f"a region is of an image or a series, the input is a {spec.kind}")
+        raise NotApplicable(f"a region is of an image or a series, the input is {spec.a_kind}")
     if len(region) != 2:
         raise UserError(f"region of a series is [start, length], got {list(region)}")
     (start, length), steps = region, spec.shape[-1]
@@ -68,7 +68,7 @@ def named_columns(columns: tuple[str, ...], x: Tensor, spec: InputSpec) -> Tenso
     from audit.checks.explanation._swaps import column_mask
 
     if not spec.tabular:
-        raise NotApplicable(f"columns are of a table, the input is a {spec.kind}")
+        raise NotApplicable(f"columns are of a table, the input is {spec.a_kind}")
     own = [field.name for field in spec.fields]
     if unknown := [name for name in columns if name not in own]:
         raise UserError(f"no column '{unknown[0]}'; the input has {', '.join(own[:20])}")
@@ -129,7 +129,7 @@ def marked(mark: Mark, subject: Subject, model: AuditedModel, target: Target, ct
 
     spec, x = model.spec, subject.x
     if spec.kind != "image" or len(spec.shape) < 2:
-        raise NotApplicable(f"a mark is put on an image, the input is a {spec.kind}")
+        raise NotApplicable(f"a mark is put on an image, the input is {spec.a_kind}")
     height, width = spec.shape[-2:]
     if mark.size > min(height, width):
         raise UserError(f"a mark of {mark.size} pixels is larger than the image of {height} x {width}")

@@ -138,4 +138,4 @@ def refuse_slopes_of_codes(spec: InputSpec) -> None:
         NotApplicable: the input is a text or tokens.
     """
     if spec.kind in ("text", "tokens", "id"):
-        raise NotApplicable(f"slopes mean nothing for the codes of a {spec.kind} input: set contributions to true")
+        raise NotApplicable(f"slopes mean nothing for the codes of {spec.a_kind} input: set contributions to true")

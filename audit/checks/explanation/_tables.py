@@ -16,7 +16,7 @@ def require_table(model: AuditedModel, check: str) -> None:
     """Raise `NotApplicable` where the input is no table."""
     if not model.spec.tabular:
         raise NotApplicable(
-            f"explanation.{check} speaks of the columns of a table; the input of model '{model.name}' is a {model.spec.kind}"
+            f"explanation.{check} speaks of the columns of a table; the input of model '{model.name}' is {model.spec.a_kind}"
         )
 
 

@@ -146,7 +146,7 @@ class Localisation(ExplanationCheck):
         if self.columns:
             return subject, named_columns(self.columns, subject.x, spec), cautions
         if spec.kind != "text":
-            raise NotApplicable(f"words are of a text, the input is a {spec.kind}")
+            raise NotApplicable(f"words are of a text, the input is {spec.a_kind}")
         return subject, word_mask(subject.x, frozenset(word.casefold() for word in self.words)), cautions
 
     def _inside(self, features: Features, values: Tensor, mask: Tensor, ties: ExampleRng) -> dict[str, Tensor]:

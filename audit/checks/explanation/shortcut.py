@@ -163,7 +163,7 @@ class Shortcut(Check):
         spec = model.spec
         if (box := self.region or self.outside) is not None:
             if spec.kind != "image" or len(spec.shape) < 2:
-                raise NotApplicable(f"a region needs an image, the input of model '{model.name}' is a {spec.kind}")
+                raise NotApplicable(f"a region needs an image, the input of model '{model.name}' is {spec.a_kind}")
             mask = box_mask(box, spec)
             if self.outside is not None and bool(mask.all()):
                 raise UserError(
@@ -172,7 +172,7 @@ class Shortcut(Check):
             return _Part(mask if self.region else ~mask, box=box, outside=self.region is None)
         if self.words:
             if spec.kind != "text":
-                raise NotApplicable(f"words need a text, the input of model '{model.name}' is a {spec.kind}")
+                raise NotApplicable(f"words need a text, the input of model '{model.name}' is {spec.a_kind}")
             return _Part(None, words=frozenset(word.casefold() for word in self.words))
         names = column_names(model, "exchanging columns")
         places = (

@@ -102,7 +102,7 @@ class StabilityUnderAttack(ExplanationCheck):
 
         if model.spec.kind in ("text", "tokens", "id"):
             raise NotApplicable(
-                f"a perturbation within eps needs numbers, the input of model '{model.name}' is a {model.spec.kind}"
+                f"a perturbation within eps needs numbers, the input of model '{model.name}' is {model.spec.a_kind}"
             )
         name, explainer = build_explainer(self.explainer)
         subject = self.subject(model, data, ctx)

@@ -210,7 +210,7 @@ class _Source:
         """
         if other := [name for name in families or () if name not in self.families]:
             raise UserError(
-                f"model '{model.name}' is fed a {model.spec.kind}, which knows no corruptions of family {', '.join(other)}; "
+                f"model '{model.name}' is fed {model.spec.a_kind}, which knows no corruptions of family {', '.join(other)}; "
                 f"it knows {', '.join(self.families)}"
             )
         chosen = {name: members for name, members in self.families.items() if families is None or name in families}

@@ -159,7 +159,7 @@ class Evasion(Check):
         eps, said = self.eps, ""
         if self.snr_db is not None:
             if model.spec.kind != "series":
-                raise UserError(f"snr_db is for a series; model '{model.name}' takes a {model.spec.kind}: give eps")
+                raise UserError(f"snr_db is for a series; model '{model.name}' takes {model.spec.a_kind}: give eps")
             eps = float(eps_for_snr(victim.x, self.snr_db, self.norm).max())
             said = f"signal-to-noise ratio of every row at least {self.snr_db:g} dB (eps is that of the loudest)"
         return ThreatModel(

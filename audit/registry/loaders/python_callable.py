@@ -61,7 +61,7 @@ class PythonCallable(Loader):
         if card.output not in ("label", "probability", "value"):
             raise UserError(f"{card.ref}: a callable gives label, probability or value, not '{card.output}'")
         if self.feed == "frame" and not card.spec.tabular:
-            raise UserError(f"{card.ref}: feed 'frame' needs a table, the input is a {card.spec.kind}")
+            raise UserError(f"{card.ref}: feed 'frame' needs a table, the input is {card.spec.a_kind}")
         function = import_callable(self.function, trust)
         check_source(function, self.code, self.function, card.ref)
         text = card.spec.kind == "text"
