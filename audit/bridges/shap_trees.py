@@ -169,7 +169,9 @@ def _trees(model: AuditedModel, x: NDArray[Any]) -> tuple[Any, Any]:
     if library in ("xgboost", "lightgbm") or (library == "sklearn" and kind in _FORESTS):
         return native, rows
     what = (
-        f"its {kind} is no tree ensemble that Tree SHAP covers" if native is not None else "its own object is not known"
+        f"its {kind} is no tree ensemble that Tree SHAP covers"
+        if native is not None
+        else "its own object is not known: a closed form reads a model of scikit-learn, XGBoost or LightGBM"
     )
     raise NoClosedForm(f"model '{model.name}': {what}")
 
