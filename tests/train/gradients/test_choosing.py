@@ -9,7 +9,7 @@ from train import nets
 
 from audit.parameters import UserError
 from audit.train.clipping import Clipping
-from audit.train.gradients import GradientMode
+from audit.train.gradients import ClippedSum, GradientMode
 from audit.train.gradients.choosing import choose
 from audit.train.gradients.ghost import Ghost
 from audit.train.gradients.hooks import Hooks
@@ -143,10 +143,30 @@ def test_chance_that_cannot_be_held_still_leaves_the_loop() -> None:
     assert "random numbers of its own" in way.remarks[1]
 
 
+class FirstForgotten(Loop):
+    def clipped_sum(self, x: torch.Tensor, y: torch.Tensor) -> ClippedSum:
+        got = super().clipped_sum(x, y)
+        return ClippedSum((0 * got.gradients[0], *got.gradients[1:]), got.norms, got.losses)
+
+
+class WrongAtLength(Loop):
+    def clipped_sum(self, x: torch.Tensor, y: torch.Tensor) -> ClippedSum:
+        got = super().clipped_sum(x, y)
+        factor = 2 if len(x) == nets.LENGTH else 1
+        return ClippedSum(tuple(factor * g for g in got.gradients), got.norms, got.losses)
+
+
 def test_layers_that_start_at_zero_hide_nothing() -> None:
-    net = Positions()
-    nn.init.zeros_(net.head.weight)  # no gradient goes beyond it at the first step
-    assert chosen(net, "transformer", nets.LENGTH).name == "functorch"
+    net = nets.net("mlp")
+    nn.init.zeros_(net[3].weight)  # no gradient goes beyond it at the first step
+    fault = Proof(net, nets.loss, Clipping(), *nets.rows("mlp", 3)).fault(FirstForgotten)
+    assert "wrong gradient without a word" in str(fault)
+    assert "layer '0' (Linear)" in str(fault)
+
+
+def test_a_batch_as_long_as_a_row_is_tried() -> None:
+    fault = Proof(nets.net("tied"), nets.loss, Clipping(), *nets.rows("tied", 3)).fault(WrongAtLength)
+    assert f"(batch of {nets.LENGTH})" in str(fault)
 
 
 def test_memory_decides() -> None:
