@@ -27,14 +27,6 @@ class Flaky(Softmax):
         return super().forward(nn.functional.dropout(x, 0.2, self.training))
 
 
-class Exploding(Softmax):
-    """Answers NaN in training."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
-        return super().forward(x) * (float("nan") if self.training else 1.0)
-
-
 def normed() -> nn.Module:
     """Has a layer that mixes the rows of a batch."""
     return nn.Sequential(nn.BatchNorm2d(1), Softmax())

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from audit.parameters import UserError
 from audit.rng import key
+from audit.train.canaries import GradientCanaries
 from audit.train.checkpoint import TrainingFolder
 from audit.train.gradients import ClippedSum, GradientMode
 from audit.train.ledger import Budget
@@ -68,6 +69,7 @@ class Trainer:
     Args:
         mode: how the clipped sums are computed; `Plain` where the budget has no accounting.
         x, y: all rows to train on.
+        canaries: are added to the sums and seen in what is released.
 
     Source: Abadi et al. 2016, arXiv:1607.00133, algorithm 1.
     """
@@ -81,10 +83,11 @@ class Trainer:
         x: Tensor,
         y: Tensor,
         randomness: Randomness,
+        canaries: GradientCanaries | None = None,
     ) -> None:
         self.training, self.budget, self.mode, self.optimiser = training, budget, mode, optimiser
         self.x, self.y, self.randomness = x, y, randomness
-        self.micro_batch = training.micro_batch
+        self.micro_batch, self.canaries = training.micro_batch, canaries
 
     def run(self, folder: TrainingFolder, stepped: Stepped | None = None) -> None:
         """Train from where the folder's releases end to the end of the budget.
@@ -134,8 +137,14 @@ class Trainer:
         """What a step releases: the sum, with noise for its sensitivity C."""
         if self.budget.accounting is None:
             return summed
-        deviation = self.budget.accounting.sigma * self.mode.clipping.norm
-        return tuple(s + self.randomness.gaussian(s, deviation, step, place) for place, s in enumerate(summed))
+        known = self.budget.accounting
+        if self.canaries is not None:
+            self.canaries.add(summed, known.rate)
+        deviation = known.sigma * self.mode.clipping.norm
+        noisy = tuple(s + self.randomness.gaussian(s, deviation, step, place) for place, s in enumerate(summed))
+        if self.canaries is not None:
+            self.canaries.seen(noisy)
+        return noisy
 
     def move(self, released: tuple[Tensor, ...]) -> None:
         """One step of the optimiser along what was released."""
@@ -146,12 +155,18 @@ class Trainer:
 
     def state(self) -> dict[str, object]:
         """What a checkpoint holds; no randomness."""
-        return {"module": self.mode.module.state_dict(), "optimiser": self.optimiser.state_dict()}
+        canaries = {} if self.canaries is None else {"canaries": self.canaries.state()}
+        return {"module": self.mode.module.state_dict(), "optimiser": self.optimiser.state_dict(), **canaries}
 
     def restore(self, state: dict[str, dict[str, object]]) -> None:
         """Go on from a checkpoint."""
         self.mode.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
+        if self.canaries is not None:
+            mode = self.mode
+            self.canaries = GradientCanaries.restored(
+                state["canaries"], mode.parameters, mode.layers, mode.clipping, self.randomness
+            )
 
     def _due(self, steps: int, seconds: float) -> bool:
         every = self.training.checkpoint_steps

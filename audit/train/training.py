@@ -16,16 +16,18 @@ from audit.finding import canonical_json
 from audit.names import nearest
 from audit.parameters import UserError
 from audit.privacy.accounting import Caution, TrainingRecord, record_cautions
+from audit.privacy.rdp import rdp_epsilon
 from audit.registry.card import ModelCard
 from audit.registry.importing import import_callable, one_line, source_digest
 from audit.registry.loaders.state_dict import input_dtype
 from audit.registry.reference import check_name
 from audit.registry.store import Registry
 from audit.rng import key
+from audit.train.canaries import GradientCanaries
 from audit.train.checkpoint import TrainingFolder, write_whole
 from audit.train.clipping import Clipping, trained
 from audit.train.gradients import GradientMode, Loss
-from audit.train.gradients.functorch import Functorch
+from audit.train.gradients.choosing import choose
 from audit.train.ledger import Budget, as_json, budget_of, privacy_ledger
 from audit.train.loop import Plain, Trainer
 from audit.train.randomness import Randomness
@@ -111,12 +113,14 @@ def train(
                 watcher.measured(score(module, data.test, data.spec, training), _bound(budget, done))
 
         trainer.run(kept, stepped)
+        trainer.mode.close()
         reached = score(module, data.test, data.spec, training)
         record = None
         if budget.accounting is not None:
             record = privacy_ledger(
                 training, budget.accounting, kept.releases, n=len(members), data_digest=members.digest,
                 noise=trainer.randomness.noise, gradient_mode=trainer.mode.name,
+                canaries=trainer.canaries.record() if trainer.canaries else None,
             )  # fmt: skip
         card = _registered(training, registry, module, data, members, record, folder)
         kept.clear()
@@ -130,11 +134,12 @@ def _identity(training: Training, members: Batch, code: str | None) -> str:
 
 
 def _bound(budget: Budget, steps: int) -> float | None:
-    """What so many steps spend at most, by RDP: quick enough to show on the way."""
-    from audit.privacy.rdp import rdp_epsilon
-
+    """What so many steps spend at most: by RDP, quick enough to show on the way, and never more than all of them do."""
     known = budget.accounting
-    return None if known is None else rdp_epsilon([(known.rate, known.sigma, steps)], known.delta).epsilon
+    if known is None:
+        return None
+    so_far = rdp_epsilon([(known.rate, known.sigma, steps)], known.delta).epsilon
+    return min(so_far, known.spent(budget.steps)[0])
 
 
 # --- the parts of a training ---------------------------------------------------------------------------------------
@@ -149,15 +154,11 @@ def _trainer(training: Training, budget: Budget, factory: Any, data: AuditData, 
     x, y = inputs(module, members, data.spec), _targets(members, data, training)
     loss = losses(training)
     _require_answers(module, loss, x, y, data, training)
-    return Trainer(
-        training,
-        budget,
-        _mode(training, module, loss, x, y),
-        _optimiser(training, module),
-        x,
-        y,
-        Randomness(training.seed),
-    )
+    mode, randomness = _mode(training, module, loss, x, y), Randomness(training.seed)
+    canaries = None
+    if training.dp is not None and training.dp.canaries is not None:
+        canaries = GradientCanaries.of(mode.parameters, mode.layers, training.dp.canaries, mode.clipping, randomness)
+    return Trainer(training, budget, mode, _optimiser(training, module), x, y, randomness, canaries)
 
 
 def _module(training: Training, factory: Any) -> nn.Module:
@@ -222,15 +223,8 @@ def _mode(training: Training, module: nn.Module, loss: Loss, x: Tensor, y: Tenso
                 f"layer '{name}' is a {type(layer).__name__}, which mixes the rows of a batch, so that no row's gradient is its "
                 "own: use GroupNorm in its place"
             )
-    mode = Functorch(module, loss, Clipping(dp.clipping, dp.clipping_norm))
-    try:
-        module.train()
-        mode.clipped_sum(x[:2], y[:2])
-    except RuntimeError as error:
-        raise UserError(
-            f"'{training.factory}': torch.func cannot take its gradients by row: {one_line(error)}"
-        ) from error
-    return mode
+    few = min(training.batch, training.micro_batch)
+    return choose(module, loss, Clipping(dp.clipping, dp.clipping_norm), x[:few], y[:few], dp.gradients)
 
 
 def _optimiser(training: Training, module: nn.Module) -> torch.optim.Optimizer:

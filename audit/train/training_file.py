@@ -37,6 +37,10 @@ class Privacy(Parameters):
     """How each example's gradient is bounded; see `audit.train.clipping.Clipping`."""
     clipping_norm: Annotated[Real, Field(gt=0)] = 1.0
     """Bound C on the norm of one example's gradient, all layers together."""
+    gradients: Literal["auto", "functorch", "hooks", "ghost", "loop"] = "auto"
+    """How the examples' gradients are computed: ``auto`` takes the fastest way that is proven right for this module."""
+    canaries: Annotated[int, Field(ge=1)] | None = None
+    """Gradient canaries to train with, for an audit of the claim (see `audit.train.canaries.GradientCanaries`); they cost accuracy."""
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> Privacy:

@@ -17,7 +17,7 @@ data: {source: sklearn.digits, split: {test: 0.2}}
 epochs: 2
 batch: 120
 optimiser: {adam: {lr: 0.03}}
-dp: {noise_multiplier: 1.2, delta: 1e-3, accountant: rdp}
+dp: {noise_multiplier: 1.2, delta: 1e-3, accountant: rdp, gradients: functorch}
 """
 
 
