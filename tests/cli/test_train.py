@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,38 +29,38 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_file_becomes_a_registered_model(audit: Callable[..., object], file: Path, tmp_path: Path) -> None:
+def test_a_file_becomes_a_registered_model(audit: Callable[..., Any], file: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     refused = audit("train", file, "--home", home)
-    assert refused.code == 2  # type: ignore[attr-defined]
-    assert "audit model allow trainable" in refused.err  # type: ignore[attr-defined]
+    assert refused.code == 2
+    assert "audit model allow trainable" in refused.err
     Registry(home).trust.allow_package("trainable")
     told = audit("train", file, "--home", home)
-    assert told.code == 0, told.err  # type: ignore[attr-defined]
-    first, privacy, after = told.out.splitlines()  # type: ignore[attr-defined]
+    assert told.code == 0, told.err
+    first, privacy, after = told.out.splitlines()
     assert first.startswith("registered private-digits@1: accuracy 0.")
     assert "epsilon" in privacy
     assert "at delta 0.001 (rdp), 24 steps" in privacy
     assert after.startswith("next: audit init --model private-digits@1 --data sklearn.digits")
-    assert "24 steps on 1438 rows, sampling rate 0.08345, noise multiplier 1.2" in told.err  # type: ignore[attr-defined]
-    assert "step 11: loss" in told.err  # type: ignore[attr-defined]
-    assert "epsilon ≤" in told.err  # type: ignore[attr-defined]
-    assert "caution: delta=0.001 is above 1/n" in told.err  # type: ignore[attr-defined]
+    assert "24 steps on 1438 rows, sampling rate 0.08345, noise multiplier 1.2" in told.err
+    assert "step 11: loss" in told.err
+    assert "epsilon ≤" in told.err
+    assert "caution: delta=0.001 is above 1/n" in told.err
     assert (home / "trainings" / "private-digits" / "privacy.json").exists()
 
 
-def test_a_mistake_is_told_with_its_line(audit: Callable[..., object], file: Path) -> None:
+def test_a_mistake_is_told_with_its_line(audit: Callable[..., Any], file: Path) -> None:
     file.write_text(FILE.replace("epochs", "epoch"))
     told = audit("train", file)
-    assert told.code == 2  # type: ignore[attr-defined]
-    assert "t.yaml:4:1: epoch: unknown field 'epoch'; did you mean 'epochs'?" in told.err  # type: ignore[attr-defined]
+    assert told.code == 2
+    assert "t.yaml:4:1: epoch: unknown field 'epoch'; did you mean 'epochs'?" in told.err
 
 
-def test_no_permission(audit: Callable[..., object], file: Path, tmp_path: Path) -> None:
+def test_no_permission(audit: Callable[..., Any], file: Path, tmp_path: Path) -> None:
     Registry(tmp_path / "home").trust.allow_package("trainable")
     told = audit("train", file, "--home", tmp_path / "home", "--out", file / "below")
-    assert told.code == 2  # type: ignore[attr-defined]
-    assert "cannot train in" in told.err  # type: ignore[attr-defined]
+    assert told.code == 2
+    assert "cannot train in" in told.err
 
 
 def test_the_training_files_of_the_project_are_valid(repository: Path) -> None:
