@@ -482,9 +482,7 @@ def test_a_folder_that_cannot_be_written(told: Audit, bad: Path) -> None:
     assert told(*words, out="t.csv").code == 2
 
 
-def test_an_explainer_is_needed(told: Audit, bad: Path) -> None:
-    said = told("digits", bad / "fine.png")
-    assert (said.code, "integrated_gradients" in said.err) == (2, True)
+def test_an_unknown_model_gets_the_nearest(told: Audit, bad: Path) -> None:
     unknown = told("digitz", bad / "fine.png", "-e", "saliency")
     assert (unknown.code, "did you mean 'digits'" in unknown.err) == (2, True)
 
