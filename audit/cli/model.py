@@ -25,7 +25,9 @@ DigestOrFile = Annotated[str, typer.Argument(metavar="DIGEST|FILE", help="SHA-25
 @app.command()
 def add(
     name: Annotated[str, typer.Argument(help="Name; every add makes a new version of it.")],
-    source: Annotated[str, typer.Argument(metavar="FILE|DIR|URI", help="Model file or folder, or package.module:function.")],
+    source: Annotated[
+        str, typer.Argument(metavar="FILE|DIR|URI", help="Model file or folder, or package.module:function.")
+    ],
     loader: Annotated[
         str | None, typer.Option(help="Loader; told by the file's content where one only opens it.")
     ] = None,
