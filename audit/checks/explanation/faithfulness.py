@@ -16,7 +16,7 @@ from audit.checks.explanation._explaining import (
 from audit.explainers._baselines import Baseline
 from audit.explainers._features import Unit
 from audit.finding import EvidenceRef, Mean, Measurement, Metric
-from audit.parameters import UserError
+from audit.parameters import NotApplicable, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,6 +100,10 @@ class Faithfulness(ExplanationCheck):
         subject = self.subject(model, data, ctx)
         baselines = self.baselines or _DEFAULTS.get(model.spec.kind, ("mean", "rows"))
         features = features_of(subject.x, model.spec, self.unit, self.size)
+        if features.most < 2:
+            raise NotApplicable(
+                f"explanation.faithfulness: every row is a single {features.unit}, which leaves no order: choose a smaller size or another unit"
+            )
         counts = removal_counts(features, self.steps)
         share = (counts / features.count[:, None].clamp_min(1)).double().cpu()
         evidence = AttributionEvidence(ctx, model, subject, name, explainer, self.keep)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from audit.checks.explanation._explaining import AttributionEvidence, ExplanationCheck, build_explainer, explain
 from audit.checks.explanation._masks import Mark
@@ -69,7 +69,7 @@ class Localisation(ExplanationCheck):
         "model is what needs mending."
     )
 
-    region: tuple[int, ...] | None = None
+    region: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Of images: ``[top, left, height, width]`` in pixels; of series: ``[start, length]`` in steps."""
     columns: tuple[str, ...] = ()
     """Of tables: names of columns."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 _FEW = 60
 """Of fewer rows that all say the same, up to one in twenty may say otherwise (3/n)."""
+
+
+_Place = Annotated[int, Field(ge=0)]
+_Length = Annotated[int, Field(ge=1)]
+Region = tuple[_Place, _Place, _Length, _Length]
 
 
 class Shortcut(Check):
@@ -89,9 +94,9 @@ class Shortcut(Check):
         "on rows where part and label disagree."
     )
 
-    region: tuple[int, int, int, int] | None = None
+    region: Region | None = None
     """Of images: ``[top, left, height, width]`` in pixels."""
-    outside: tuple[int, int, int, int] | None = None
+    outside: Region | None = None
     """Of images: everything but ``[top, left, height, width]``, the background."""
     columns: tuple[str, ...] = ()
     """Of tables: columns, exchanged together."""

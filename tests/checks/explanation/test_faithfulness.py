@@ -26,7 +26,7 @@ from audit.explainers.saliency import Saliency
 from audit.finding import Measurement
 from audit.gate import Gate
 from audit.model import AuditedModel, Capability, Field, InputSpec, implied
-from audit.parameters import UserError
+from audit.parameters import NotApplicable, UserError
 from audit.run_folder import Evidence
 from audit.text import encode
 
@@ -622,3 +622,9 @@ def test_replacements_that_do_not_fit_are_told(tmp_path: Path) -> None:
 def test_it_needs_what_its_explainer_needs() -> None:
     assert Faithfulness(explainer="saliency").requirements() == {Capability.GRADIENTS}
     assert Faithfulness(explainer="shap_values").requirements() == frozenset()
+
+
+def test_a_single_feature_leaves_no_order(tmp_path: Path) -> None:
+    check = Faithfulness(samples=4, unit="patch", size=100)
+    with pytest.raises(NotApplicable, match="every row is a single patch"):
+        list(check.run(audited(trained_cnn(), (1, 8, 8), 10, bounds=(0.0, 16.0)), digits(), context(tmp_path)))
