@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from toys import batch
 
 from audit.data import AuditData
+from audit.demo._families_training import vocabulary
 from audit.model import AuditedModel, Field, InputSpec
 from audit.registry.store import Registry
 from audit.text import encode
@@ -61,11 +62,8 @@ def planted(n: int = 1200) -> tuple[list[str], np.ndarray[Any, Any]]:
 @cache
 def _wordpiece() -> Tokenizer:
     """BERT's kind of tokenizer, trained on the tweets as they were."""
-    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    made = Tokenizer(models.WordPiece(vocabulary(tweets()[0], 800), unk_token="[UNK]"))
     made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=800, special_tokens=special, show_progress=False)
-    made.train_from_iterator(tweets()[0], trainer)
     made.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(name, made.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +150,37 @@ def without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def word_pieces(texts: list[str], size: int = 4000) -> Any:
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def vocabulary(texts: Sequence[str], size: int, fewest: int = 3) -> dict[str, int]:
+    """Word pieces and their numbers: special tokens, every letter, then the commonest words, beginnings and endings.
+
+    The same from the same texts, on any machine: the trainers of `tokenizers` break ties by a hash that changes with every process,
+    and a model trained on other numbers is another model.
+
+    Args:
+        size: pieces at most.
+        fewest: times that a piece must occur.
+    """
+    from tokenizers import normalizers, pre_tokenizers
+
+    clean, split = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    words = Counter(word for text in texts for word, _ in split.pre_tokenize_str(clean.normalize_str(text)))
+    pieces = Counter(words)
+    for word, times in words.items():
+        for length in range(2, min(5, len(word))):
+            pieces[word[:length]] += times
+            pieces[f"##{word[-length:]}"] += times
+    letters = sorted({letter for word in words for letter in word})
+    base = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters)]
+    common = sorted(
+        (p for p, times in pieces.items() if times >= fewest and p not in base), key=lambda p: (-pieces[p], p)
+    )
+    return {piece: number for number, piece in enumerate((base + common)[:size])}
+
+
+def word_pieces(texts: Sequence[str], size: int = 4000) -> Any:
     """A WordPiece tokenizer made from texts, of at most 64 tokens a text.
 
     Source: Wu et al. 2016, arXiv:1609.08144.
@@ -157,8 +188,7 @@ def word_pieces(texts: list[str], size: int = 4000) -> Any:
     from tokenizers import BertWordPieceTokenizer
     from transformers import BertTokenizerFast
 
-    made = BertWordPieceTokenizer()
-    made.train_from_iterator(texts, vocab_size=size, min_frequency=3, show_progress=False)
+    made = BertWordPieceTokenizer(vocab=vocabulary(texts, size))
     return BertTokenizerFast(tokenizer_object=made._tokenizer, model_max_length=64)
 
 

@@ -350,7 +350,6 @@ def test_parameters_that_cannot_be(options: dict[str, Any]) -> None:
     ("options", "error", "message"),
     [
         ({"region": (0, 0, 9, 1)}, UserError, "must lie in the image"),
-        ({"region": (0, 0, 0, 1)}, UserError, "must lie in the image"),
         ({"outside": (0, 0, 8, 8)}, UserError, "outside .* there is nothing"),
         ({"columns": ("age",)}, NotApplicable, "columns of a table"),
         ({"words": ("age",)}, NotApplicable, "need a text"),
@@ -377,3 +376,9 @@ def test_parts_that_a_table_does_not_have(tmp_path: Path) -> None:
     one = AuditData("one", batch(rows.test.x, np.zeros(40, dtype=np.int64)), rows.spec, rows.classes)
     with pytest.raises(UserError, match="no row has a row of another class"):
         measure(Shortcut(columns=("age",)), model, one, tmp_path)
+
+
+@pytest.mark.parametrize("region", [(0, 0, 0, 1), (-1, 0, 2, 2)])
+def test_a_region_without_extent_or_outside_is_refused_before_anything_runs(region: tuple[int, ...]) -> None:
+    with pytest.raises(ValidationError, match="greater than or equal to"):
+        Shortcut(region=region)
