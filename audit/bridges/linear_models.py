@@ -52,7 +52,11 @@ def _coefficients(model: AuditedModel, estimator: Any, columns: int) -> tuple[ND
 
     weights = getattr(estimator, "coef_", None)
     if type(estimator).__module__.split(".")[0] != "sklearn" or not isinstance(weights, np.ndarray):
-        what = "it is no linear estimator of scikit-learn" if estimator is None else f"its {type(estimator).__name__} is not linear"
+        what = (
+            "it is no linear estimator of scikit-learn"
+            if estimator is None
+            else f"its {type(estimator).__name__} is not linear"
+        )
         raise NoClosedForm(f"model '{model.name}': {what}")
     weights = weights.reshape(-1, weights.shape[-1]).astype(np.float64)
     if weights.shape[1] != columns:

@@ -95,7 +95,7 @@ def test_every_family_gives_the_verdict_expected_of_it(exhibit: Any, home: Path,
     assert found.verdict.word == exhibit.expected, [(f.id, f.status, f.message) for f in found.findings if f.gated]
     assert not [f for f in found.findings if f.status in ("error", "void", "not_applicable")]
     text = (SCENARIOS / exhibit.file).read_text(encoding="utf-8")
-    assert f"Expected verdict: {exhibit.expected}." in text
+    assert f"Expected verdict: {exhibit.expected}" in text
 
 
 def test_the_facts_that_scenarios_plant(home: Path, reports: dict[str, Report]) -> None:
