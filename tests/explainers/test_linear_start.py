@@ -52,8 +52,10 @@ class Beside(nn.Module):
         self, before: Callable[[Tensor], Tensor], after: Callable[[Tensor, Tensor], Tensor], calls: int = 1
     ) -> None:
         super().__init__()
-        self.before, self.after, self.calls = before, after, calls
-        self.first, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+        with torch.random.fork_rng(devices=[]):  # weights under which no part hides behind zeros of the rectifier
+            torch.manual_seed(0)
+            self.before, self.after, self.calls = before, after, calls
+            self.first, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         answer = self.before(x)
