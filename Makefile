@@ -49,6 +49,8 @@ format: $(VENV)/.installed-test
 benchmark: $(VENV)/.installed-peers
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/robustness.py
+	$(BIN)/python benchmarks/explanation.py
+	$(BIN)/python benchmarks/privacy.py
 
 strength: $(VENV)/.installed-peers
 	$(BIN)/python benchmarks/strength.py

@@ -29,6 +29,7 @@ class Context:
         step: check id and matrix cell; evidence is filed under it.
         deadline: `time.monotonic` value after which `progress` raises.
         base: folder that relative paths in the scenario start from.
+        cache: folder that outlives the run, for what takes long to make and is named by all that determines it.
     """
 
     def __init__(
@@ -43,9 +44,11 @@ class Context:
         deadline: float | None = None,
         device: str = "cpu",
         base: Path = Path(),
+        cache: Path | None = None,
     ) -> None:
         self.seed, self.check_id, self.step, self.device, self.base = seed, check_id, step, device, base
         self._writer, self._open_model, self._report, self._deadline = writer, open_model, report_progress, deadline
+        self._cache = cache
 
     def rng(self, ids: Sequence[str], purpose: str) -> ExampleRng:
         """One random stream per example, keyed by (seed, check id, example id, purpose)."""
@@ -72,6 +75,14 @@ class Context:
         """A folder for temporary files; gone when the run ends."""
         self._writer.scratch.mkdir(exist_ok=True)
         return self._writer.scratch
+
+    @property
+    def cache(self) -> Path:
+        """A folder that later runs find as it was left, below the audit home; `scratch` where there is no home."""
+        if self._cache is None:
+            return self.scratch
+        self._cache.mkdir(parents=True, exist_ok=True)
+        return self._cache
 
     def progress(self, done: int, total: int, what: str = "") -> None:
         """Say how far the check is; call it between chunks.

@@ -327,6 +327,7 @@ class _Session:
                 report_progress=lambda done, total, what: self.observer.progress(step, done, total, what),
                 deadline=deadline,
                 base=self.plan.file.base,
+                cache=self.home / "cache",
             )
             seen: set[str] = set()
             # A model may draw from the global generators: each check finds them alike, whatever ran before it.

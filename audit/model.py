@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from audit.data import Batch
+    from audit.recipe import Recipe
 
 T = TypeVar("T")
 M = TypeVar("M", bound="AuditedModel")
@@ -143,7 +144,7 @@ def _out_of_memory(error: BaseException) -> bool:
     )
 
 
-def through(module: nn.Module, model: AuditedModel, x: Tensor) -> Tensor:
+def _through(module: nn.Module, model: AuditedModel, x: Tensor) -> Tensor:
     """The model's answer with another module in place of its own."""
     original = model.module
     assert original is not None
@@ -194,9 +195,6 @@ class TokenModel(Protocol):
     def attentions(self, tokens: Tokens) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Scores, and each layer's attention ``(N, heads, T, T)`` that they were computed from (rows attend to columns, and add up
         to 1), so that the scores can be differentiated with respect to it."""
-
-    def words(self, ids: Tensor) -> list[str]:
-        """The tokens ``(T,)`` as a reader knows them."""
 
     def with_module(self, module: nn.Module) -> TokenModel:
         """The same around another module of the same shape."""
@@ -261,6 +259,10 @@ class AuditedModel:
         """The inside of a model that reads texts token by token (EMBEDDINGS)."""
         self.ledger: str | None = None
         """The privacy ledger of its training (`audit.privacy.accounting.TrainingRecord` as JSON), where the registry keeps one."""
+        self.fresh: Callable[[int], Any] | None = None
+        """From a seed, the same model untrained: a torch module in train mode, or an estimator to `fit` (RETRAIN)."""
+        self.recipe: Recipe | None = None
+        """How it was trained, where the registry knows."""
         self._outputs: dict[str, Tensor] = {}
         self._remembered: dict[str, tuple[int, Any]] = {}
         self.rows_forward = 0
@@ -278,10 +280,12 @@ class AuditedModel:
         """
         if self.module is None:
             raise UserError(f"model '{self.name}' has no torch module to put another in the place of")
-        other = self.variant(AuditedModel, module=module)
-        other._forward = lambda x: through(module, self, x)
-        other.text = self.text.with_module(module) if self.text is not None else None
-        return other
+        return self.variant(
+            AuditedModel,
+            module=module,
+            text=self.text.with_module(module) if self.text is not None else None,
+            _forward=lambda x: _through(module, self, x),
+        )
 
     def variant(self, kind: type[M], **changes: Any) -> M:
         """This model as one of another class, which answers in another way; it counts its own rows and remembers nothing.

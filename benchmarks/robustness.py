@@ -15,7 +15,6 @@ robust accuracy the ratios are others.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -26,19 +25,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from _compare import Workload, compare, machine, pass_rate, show
-
-
-def workloads() -> dict[str, Workload]:
-    """Those of every file beside this one."""
-    found: dict[str, Workload] = {}
-    for path in sorted(Path(__file__).parent.glob("_*.py")):
-        for workload in getattr(importlib.import_module(path.stem), "WORKLOADS", ()):
-            found[workload.name] = workload
-    return found
+from _turns import workloads
 
 
 def main() -> None:
-    known = workloads()
+    known = workloads("_*.py", Workload)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"of {', '.join(known)}; all by default")
     parser.add_argument("--eps", type=float, nargs="+", help="other radii than the workload's own")

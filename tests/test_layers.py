@@ -18,7 +18,7 @@ LAYERS = [
     {"parameters"},
     {"gate", "names", "stats", "numbers"},
     {"finding"},
-    {"rng", "scenario", "run_folder", "model", "data", "text", "context", "pairing"},
+    {"rng", "scenario", "run_folder", "model", "data", "text", "context", "pairing", "recipe"},
     {"registry", "datasets", "bridges"},
     {"attacks", "certificates", "explainers", "global_explanations", "privacy"},
     {"checks"},

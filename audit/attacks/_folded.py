@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from audit.model import AuditedModel, through
+from audit.model import AuditedModel
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -76,8 +76,7 @@ def _made(model: AuditedModel, x: Tensor) -> Folded | None:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             expected = model._forward(probe)
             module = copy.deepcopy(model.module).requires_grad_(False)
-            fast = model.variant(Folded, module=module)
-            fast._forward = lambda rows: through(module, model, rows)
+            fast = model.with_module(module).variant(Folded)
             _fold(fast, module, probe)
             if model.device == "cpu":
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

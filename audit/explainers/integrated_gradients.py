@@ -10,12 +10,11 @@ from pydantic import Field, model_validator
 from audit.attacks._gradients import frozen_parameters
 from audit.explainers import Attribution, Explainer
 from audit.explainers._baselines import Baseline, baseline_rows, default_baseline
-from audit.explainers._completeness import TOLERANCE, completeness_gap, relative_gap
 from audit.explainers._gradients import gradient, refuse_codes, scores
 from audit.explainers._layout import channels_last
 from audit.explainers._linear_start import LinearStart, linear_start
 from audit.explainers._passes import library_seed, passes, rows_per_gradient
-from audit.explainers._quadrature import Method, quadrature
+from audit.explainers._quadrature import Method, quadrature, until_complete
 from audit.model import Capability
 
 if TYPE_CHECKING:
@@ -62,7 +61,6 @@ class IntegratedGradients(Explainer):
             UserError: the input has category columns, or the baseline does not fit it.
             NonFiniteOutput: the model answers NaN or infinite for an input or its baseline.
         """
-        import torch
 
         from audit.bridges.global_generators import seeded
 
@@ -73,21 +71,13 @@ class IntegratedGradients(Explainer):
         with channels_last(model) as fast, frozen_parameters(fast), seeded(library_seed(rng)):
             score, base = scores(model, x, target), scores(model, start, target)
             rows = self.internal_batch or rows_per_gradient(model, x)
-            values = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
-            gap = torch.zeros(len(x), dtype=torch.float64, device=x.device)
             cut = linear_start(fast, x, start, target)
-            active, steps, largest = torch.arange(len(x), device=x.device), self.steps, self.steps
-            while len(active):
-                largest = steps
-                mean = self._mean_gradient(fast, cut, x[active], start[active], target[active], steps, rows)
-                found = mean * (x - start)[active].double()
-                values[active] = found
-                gap[active] = completeness_gap(found, score[active], base[active])
-                if steps >= self.max_steps:
-                    break
-                left = relative_gap(gap[active], score[active], base[active])
-                active = active[~(left <= TOLERANCE)]  # NaN is incomplete
-                steps = min(2 * steps, self.max_steps)
+
+            def integrate(some: Tensor, steps: int) -> Tensor:
+                mean = self._mean_gradient(fast, cut, x[some], start[some], target[some], steps, rows)
+                return mean * (x - start)[some].double()
+
+            values, gap, largest = until_complete(integrate, score, base, self.steps, self.max_steps)
         method = f"{self.method} from {baseline}, {self.steps} to {largest} steps"
         return Attribution(values, target, model.output, base_value=base, score=score, error=gap, method=method)
 

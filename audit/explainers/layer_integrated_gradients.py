@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from audit.explainers import Attribution, Explainer
-from audit.explainers._completeness import TOLERANCE, completeness_gap, relative_gap
 from audit.explainers._passes import library_seed
-from audit.explainers._quadrature import Method, quadrature
+from audit.explainers._quadrature import Method, quadrature, until_complete
 from audit.explainers._tokens import over_characters, rows_of, rows_per_pass, score_at, token_model
 from audit.model import Capability
 
@@ -74,21 +73,17 @@ class LayerIntegratedGradients(Explainer):
         rows = self.internal_batch or rows_per_pass(model, tokens)
         with seeded(library_seed(rng)):
             score, base = (_scores(model, points, tokens, target, rows) for points in (end, start))
-            values = torch.zeros(tokens.ids.shape, dtype=torch.float64, device=x.device)
-            gap = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-            active, steps, largest = torch.arange(len(x), device=x.device), self.steps, self.steps
-            while len(active):
-                largest = steps
-                some, begin, stop = rows_of(tokens, active), start[active], end[active]
+
+            def integrate(active: Tensor, steps: int) -> Tensor:
+                some = rows_of(tokens, active)
                 longest = some.ids.shape[1]
-                found = self._integrate(model, begin[:, :longest], stop[:, :longest], some, target[active], steps, rows)
-                values[active, :longest] = found
-                gap[active] = completeness_gap(found, score[active], base[active])
-                if steps >= self.max_steps:
-                    break
-                left = relative_gap(gap[active], score[active], base[active])
-                active = active[~(left <= TOLERANCE)]  # NaN is incomplete
-                steps = min(2 * steps, self.max_steps)
+                values = torch.zeros((len(active), tokens.ids.shape[1]), dtype=torch.float64, device=x.device)
+                values[:, :longest] = self._integrate(
+                    model, start[active, :longest], end[active, :longest], some, target[active], steps, rows
+                )
+                return values
+
+            values, gap, largest = until_complete(integrate, score, base, self.steps, self.max_steps)
         spread, features = over_characters(values, tokens, x.shape[1])
         method = f"{self.method} over token embeddings from {self.baseline}, {self.steps} to {largest} steps"
         return Attribution(

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from audit.model import Capability, InputSpec, OutputSpace, Task
 from audit.parameters import Parameters
+from audit.recipe import Recipe
 
 
 class ModelCard(Parameters):
@@ -38,6 +39,9 @@ class ModelCard(Parameters):
     """Digest of the stored list of row ids the model was trained on, where they are known."""
     ledger: str | None = None
     """Digest of the privacy ledger of a DP-SGD training (`audit.privacy.accounting.TrainingRecord` as JSON), where it wrote one."""
+
+    recipe: Recipe | None = None
+    """How it was trained, where that is known: reference models for membership inference are trained alike."""
 
     @property
     def ref(self) -> str:

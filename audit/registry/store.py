@@ -15,6 +15,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from audit.model import AuditedModel, OutputSpace, Task
 from audit.names import unknown
 from audit.parameters import UserError
+from audit.recipe import Recipe
 from audit.registry.blobs import BlobFolder, Staged
 from audit.registry.card import ModelCard
 from audit.registry.database import Database, aliases, names, tags, versions
@@ -113,6 +114,7 @@ class Registry:
         aliases: Iterable[str] = (),
         members: Iterable[str] | None = None,
         ledger: bytes | None = None,
+        recipe: Recipe | None = None,
     ) -> ModelCard:
         """Register a new version of a model. The file is copied, scanned, opened and asked before anything is written down.
 
@@ -125,6 +127,7 @@ class Registry:
             output: what the model answers in.
             members: ids of the rows (`Batch.ids`) that it was trained on.
             ledger: the privacy ledger of its training, as JSON.
+            recipe: how it was trained.
 
         Returns:
             The card, with its version.
@@ -145,6 +148,7 @@ class Registry:
             if ledger is not None:
                 copies.append(self.blobs.stage_bytes(ledger, "privacy.json"))
                 card = card.model_copy(update={"ledger": copies[-1].sha256})
+            card = card.model_copy(update={"recipe": recipe})
             return self._write(card, copies, labels, pointers)
         finally:
             for copy in copies:

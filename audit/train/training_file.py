@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from audit.datasets import Source
 from audit.parameters import Parameters, Real
 from audit.plan import bind_source
+from audit.recipe import Optimiser
 from audit.registry.importing import check_target
 from audit.scenario import ScenarioFile, read
 from audit.scenario.problems import Problem, ScenarioError, describe
@@ -53,17 +54,6 @@ class Privacy(Parameters):
         return self
 
 
-def _one_optimiser(value: Any) -> Any:
-    """``adam`` or ``{adam: {lr: 0.01}}`` as a name and its parameters."""
-    if isinstance(value, str):
-        return (value, {})
-    if isinstance(value, dict) and len(value) == 1:
-        ((name, parameters),) = value.items()
-        if parameters is None or isinstance(parameters, dict):
-            return (name, parameters or {})
-    raise ValueError("expected one of torch.optim by name with its parameters, such as 'adam: {lr: 0.01}'")
-
-
 class Training(Parameters):
     """What a training does."""
 
@@ -86,7 +76,7 @@ class Training(Parameters):
     sampler: Literal["poisson", "shuffle"] = "poisson"
     """``poisson`` draws each row by itself, as the accounting takes it; ``shuffle`` goes through a permutation, which no tight
     accounting covers (Chua et al. 2024, arXiv:2403.17673): the ledger is marked."""
-    optimiser: Annotated[tuple[str, dict[str, Any]], BeforeValidator(_one_optimiser)]
+    optimiser: Optimiser
     """One of ``torch.optim`` by name, with its parameters."""
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
     """For classes, and for numbers."""

@@ -12,14 +12,6 @@ if TYPE_CHECKING:
 
     from audit.context import Context
 
-FEW_ROWS = 20
-"""Fewer rows make bootstrap intervals far too narrow."""
-
-
-def few_rows(n: int) -> str | None:
-    """Why a number that is resampled over `n` rows decides nothing; None where it does."""
-    return f"{n} rows are too few for a bootstrap interval; {FEW_ROWS} or more are needed" if n < FEW_ROWS else None
-
 
 def outcomes(
     ctx: Context, metric: str, values: Tensor, ids: Sequence[str], dims: Mapping[str, str] | None = None

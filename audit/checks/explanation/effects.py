@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from audit.checks import Check
+from audit.checks._few_rows import few_rows
 from audit.checks._sample import sample
-from audit.checks.explanation._per_row import few_rows
 from audit.checks.explanation._tables import class_index, column, require_table
 from audit.finding import EvidenceRef, Exact, Measurement, Metric, Proportion, Resampled
 from audit.parameters import UserError

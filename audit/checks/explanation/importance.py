@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from audit.checks import Check
+from audit.checks._few_rows import few_rows
 from audit.checks._sample import sample
 from audit.checks.explanation._columns import column_names, with_groups
 from audit.checks.explanation._explaining import attributions, build_explainer, choose
-from audit.checks.explanation._per_row import few_rows
 from audit.finding import Exact, Mean, Measurement, Metric, Resampled
 from audit.model import Capability
 from audit.parameters import UserError

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from audit.checks._few_rows import few_rows
 from audit.checks.explanation._explaining import AttributionEvidence, ExplanationCheck, build_explainer, explain
-from audit.checks.explanation._per_row import few_rows, row_mean
+from audit.checks.explanation._per_row import row_mean
 from audit.checks.explanation._perturbations import Perturbation
 from audit.explainers._baselines import Baseline
 from audit.finding import Measurement, Metric, Resampled

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from audit.checks import Check
+from audit.checks._few_rows import few_rows
 from audit.checks._sample import sample
-from audit.checks.explanation._per_row import few_rows
 from audit.checks.explanation._tables import known_rows
 from audit.finding import EvidenceRef, Mean, Measurement, Metric, Proportion, Resampled
 from audit.parameters import NotApplicable, Real

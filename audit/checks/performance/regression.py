@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from audit.checks import Check
+from audit.checks._few_rows import few_rows
 from audit.finding import Mean, Measurement, Metric, Resampled
 from audit.model import Capability, Task
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from audit.model import AuditedModel
 
 REPLICATES = 2000
-FEW_ROWS = 20
-"""Fewer rows make bootstrap intervals far too narrow."""
 
 
 class Regression(Check):
@@ -69,7 +68,7 @@ class Regression(Check):
                     dims={"group": f"{attribute}:{value}"},
                 )
 
-        few = f"{n} rows are too few for a bootstrap interval; {FEW_ROWS} or more are needed" if n < FEW_ROWS else None
+        few = few_rows(n)
         drawn = bootstrap_replicates(_rmse, [predicted, labels], REPLICATES, seed=ctx.number("rmse"), vectorized=True)
         rmse = float(_rmse(predicted[None], labels[None])[0])
         flat = bool((labels == labels[0]).all())

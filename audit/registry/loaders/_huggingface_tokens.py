@@ -100,10 +100,6 @@ class TokenClassifier:
             raise NotApplicable(f"a {type(self.module).__name__} gives no attention from each token to each")
         return answer.logits, tuple(weights)
 
-    def words(self, ids: Tensor) -> list[str]:
-        """See `TokenModel`."""
-        return [str(self.tokenizer.decode([token])).strip() for token in ids.tolist()]
-
     def with_module(self, module: nn.Module) -> TokenClassifier:
         """See `TokenModel`."""
         return dataclasses.replace(self, module=module)
