@@ -34,6 +34,7 @@ demo: $(VENV)/.installed-demo
 	@$(BIN)/audit demo
 
 test: $(VENV)/.installed-test
+	@tests/system_packages.sh
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.installed-test
