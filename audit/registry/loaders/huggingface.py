@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -14,19 +10,26 @@ from pydantic import Field as Limited
 
 from audit.model import AuditedModel, Capability, Field, InputSpec, OutputSpace
 from audit.parameters import UserError
-from audit.registry.byte_window import Malformed
 from audit.registry.importing import one_line
 from audit.registry.loaders import Inferred, Loader
+from audit.registry.loaders._huggingface_folder import (
+    COMPANIONS,
+    CONFIG,
+    LOCAL,
+    WEIGHTS,
+    configuration,
+    folder_files,
+    laid_out,
+    library,
+    quiet,
+)
 from audit.registry.loaders._shared import audited, class_count, differentiable, unsupported
-from audit.registry.plain_formats import parse_json
 
 if TYPE_CHECKING:
     from audit.registry.card import ModelCard
     from audit.registry.loaders._huggingface_tokens import TokenClassifier
     from audit.registry.trust import Trust
 
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
-_TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json")
 _LENGTH = 512
 """Characters there is room for, unless a shape says otherwise; tokens, where neither tokenizer nor model knows a most."""
 _UNLIMITED = 1 << 20
@@ -46,12 +49,7 @@ class Huggingface(Loader):
 
     formats: ClassVar = ("safetensors",)
     folder: ClassVar = True
-    companions: ClassVar = frozenset(
-        {
-            _CONFIG, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
-            "vocab.json", "merges.txt",
-        }
-    )  # fmt: skip
+    companions: ClassVar = COMPANIONS
 
     micro_batch: Annotated[int, Limited(ge=1)] = 64
     """Rows per forward pass."""
@@ -63,13 +61,7 @@ class Huggingface(Loader):
         Raises:
             UserError: one is missing, or the weights are pickled or in several files.
         """
-        if not (folder / _CONFIG).is_file():
-            raise UserError(f"{folder} is no model folder: it holds no {_CONFIG}; write it with save_pretrained()")
-        if not (folder / _WEIGHTS).is_file():
-            raise UserError(f"{folder} holds no {_WEIGHTS}: {_instead(folder)}")
-        if not any((folder / name).is_file() for name in _TOKENIZER):
-            raise UserError(f"{folder} holds no tokenizer: write it there with tokenizer.save_pretrained()")
-        return tuple(path for name in sorted({*cls.companions, _WEIGHTS}) if (path := folder / name).is_file())
+        return folder_files(folder)
 
     def capabilities(self, output: OutputSpace) -> frozenset[Capability]:
         """Layers and token embeddings, besides what the output space gives."""
@@ -101,55 +93,28 @@ class Huggingface(Loader):
         return answered
 
 
-def _instead(folder: Path) -> str:
-    """What to do about weights that are not there."""
-    if any(folder.glob("*.safetensors.index.json")):
-        return "its weights are in several files; save it anew with save_pretrained(DIR, max_shard_size='1TB')"
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
-        return "pickled weights can run code and are not opened; save it anew with save_pretrained(), as safetensors"
-    return "write it with model.save_pretrained()"
-
-
 def _configuration(files: Mapping[str, Path], ref: str) -> dict[str, Any]:
     """``config.json`` of a sequence classifier, whose code is transformers' own.
 
     Raises:
         UserError: it is damaged, of another kind of model, or names code.
     """
-    if missing := [name for name in (_CONFIG, _WEIGHTS) if name not in files]:
+    if missing := [name for name in (CONFIG, WEIGHTS) if name not in files]:
         raise UserError(f"{ref}: {missing[0]} is missing: give the folder that save_pretrained() wrote")
-    for name in (_CONFIG, "tokenizer_config.json"):
-        if name in files and "auto_map" in _document(files[name], name, ref):
-            raise UserError(
-                f"{ref}: {name} names Python code (auto_map), which would run when the model is opened; only the classes of "
-                "transformers itself are: register it as a Python callable"
-            )
-    config = _document(files[_CONFIG], _CONFIG, ref)
+    config = configuration(files, ref)
     architectures = config.get("architectures") or ["nothing"]
     if not str(architectures[0]).endswith("ForSequenceClassification"):
-        raise UserError(f"{ref}: {_CONFIG} speaks of {architectures[0]}, not of a …ForSequenceClassification")
+        raise UserError(f"{ref}: {CONFIG} speaks of {architectures[0]}, not of a …ForSequenceClassification")
     if config.get("problem_type") == "multi_label_classification":
         raise UserError(f"{ref}: several labels at once are no classes that exclude each other: audit one label a time")
-    if "quantization_config" in config:
-        raise UserError(f"{ref}: quantised weights are not opened here: save the model in full precision")
     return config
-
-
-def _document(path: Path, name: str, ref: str) -> dict[str, Any]:
-    try:
-        found = parse_json(path.read_bytes(), "")
-    except Malformed as error:
-        raise UserError(f"{ref}: {name} {error.what}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{ref}: {name} holds a {type(found).__name__}, not settings by name")
-    return found
 
 
 def _classes(config: Mapping[str, Any], ref: str) -> tuple[str, ...]:
     """Names of the outputs in their order; transformers takes two where nothing is said."""
     names = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(int(config.get("num_labels", 2)))}
     if not isinstance(names, dict) or set(names) != {str(i) for i in range(len(names))}:
-        raise UserError(f"{ref}: id2label of {_CONFIG} does not number its classes from 0")
+        raise UserError(f"{ref}: id2label of {CONFIG} does not number its classes from 0")
     return tuple(str(names[str(i)]) for i in range(len(names)))
 
 
@@ -157,20 +122,16 @@ def _opened(files: Mapping[str, Path], ref: str) -> TokenClassifier:
     """Tokenizer and module, in a state to be audited."""
     from audit.registry.loaders._huggingface_tokens import TokenClassifier
 
-    transformers = _library()
-    with tempfile.TemporaryDirectory(prefix="audit-") as name, _quiet(transformers):
-        folder = Path(name)
-        for file, path in files.items():
-            os.symlink(path.resolve(), folder / file)
-        local = {"local_files_only": True, "trust_remote_code": False}
+    transformers = library()
+    with quiet(transformers), laid_out(files) as folder:
         try:
-            module, report = _module(transformers, folder, local)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
+            module, report = _module(transformers, folder)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
         except Exception as error:  # damage shows as whatever a library of libraries happens to raise
             raise UserError(f"{ref}: transformers cannot open the folder: {one_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(
-            f"{ref}: {_WEIGHTS} lacks {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}: it holds no trained classifier "
+            f"{ref}: {WEIGHTS} lacks {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}: it holds no trained classifier "
             "of this configuration"
         )
     if not tokenizer.is_fast:
@@ -186,13 +147,13 @@ def _opened(files: Mapping[str, Path], ref: str) -> TokenClassifier:
     return TokenClassifier(module, tokenizer, _longest(module, tokenizer))
 
 
-def _module(transformers: Any, folder: Path, local: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _module(transformers: Any, folder: Path) -> tuple[Any, dict[str, Any]]:
     import torch
 
     with torch.random.fork_rng(devices=[]):  # weights that the file lacks are drawn
         found = transformers.AutoModelForSequenceClassification.from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, attn_implementation="eager", output_loading_info=True,
-            **local,
+            **LOCAL,
         )  # fmt: skip
     return found[0], found[1]
 
@@ -214,30 +175,3 @@ def _longest(module: Any, tokenizer: Any) -> int:
         before = getattr(table, "padding_idx", None)  # RoBERTa counts from behind its padding
         limits.append(positions - (before + 1 if before is not None else 0))
     return min(limits, default=_LENGTH)
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """No progress bars, logs and warnings of transformers; its settings come back as they were."""
-    log = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its own deprecations; what is wrong with a model raises
-            yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()
-
-
-def _library() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            import transformers
-    except ImportError as error:
-        raise UserError("transformers is not installed: pip install 'assay[transformers]'") from error
-    return transformers
