@@ -230,6 +230,8 @@ class AuditedModel:
             ``(N,)`` or ``(N, 1)`` for a margin, positive for class 1). Differentiable where GRADIENTS is among the capabilities.
         module: the eager torch module behind `forward`, where there is one (LAYERS); in eval mode, parameter gradients off.
         native: the object of the model's own library (a scikit-learn estimator, a booster), where there is one.
+        fresh: from a seed, the same model untrained (RETRAIN): a torch module in train mode, or an estimator by scikit-learn's
+            conventions, to `fit` on rows ``(N, F)`` and class indices.
         micro_batch: rows per forward pass; fixed, for the floats depend on it.
     """
 
@@ -246,21 +248,21 @@ class AuditedModel:
         forward: Callable[[Tensor], Tensor],
         module: nn.Module | None = None,
         native: Any = None,
+        fresh: Callable[[int], Any] | None = None,
         micro_batch: int = 512,
         device: str = "cpu",
     ) -> None:
         if task == "classification" and len(classes) < 2:
             raise UserError(f"model '{name}': a classifier needs at least two classes, got {len(classes)}")
         self.name, self.digest, self.task, self.classes = name, digest, task, classes
-        self.spec, self.output, self.capabilities = spec, output, capabilities
+        self.spec, self.output, self.fresh = spec, output, fresh
+        self.capabilities = capabilities if fresh is None else capabilities | {Capability.RETRAIN}
         self.module, self.native, self.micro_batch, self.device = module, native, micro_batch, device
         self._forward = forward
         self.text: TokenModel | None = None
         """The inside of a model that reads texts token by token (EMBEDDINGS)."""
         self.ledger: str | None = None
         """The privacy ledger of its training (`audit.privacy.accounting.TrainingRecord` as JSON), where the registry keeps one."""
-        self.fresh: Callable[[int], Any] | None = None
-        """From a seed, the same model untrained: a torch module in train mode, or an estimator to `fit` (RETRAIN)."""
         self.recipe: Recipe | None = None
         """How it was trained, where the registry knows."""
         self._outputs: dict[str, Tensor] = {}
@@ -409,6 +411,11 @@ class AuditedModel:
         if self.output == "probability":
             return scores.double()
         raise UserError(f"model '{self.name}' gives a {self.output}, not probabilities")
+
+    def confidence_of(self, scores: Tensor) -> Tensor | None:
+        """Probability of the predicted class ``(N,)`` float64 from `scores` in output space; None of a model that gives none."""
+        known = self.task == "classification" and self.output in ("logit", "margin", "probability")
+        return self.probabilities_of(scores).amax(dim=1) if known else None
 
     def labels_of(self, scores: Tensor) -> Tensor:
         """Predicted class indices ``(N,)`` int64 from `scores` in output space.

@@ -55,6 +55,7 @@ def audited(
     *,
     module: nn.Module | None = None,
     native: Any = None,
+    fresh: Callable[[int], Any] | None = None,
     micro_batch: int = 512,
 ) -> AuditedModel:
     """A card's audited model around a forward pass."""
@@ -69,6 +70,7 @@ def audited(
         forward=forward,
         module=module,
         native=native,
+        fresh=fresh,
         micro_batch=micro_batch,
     )
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from audit.model import AuditedModel, Capability, Field, InputSpec, OutputSpace
-from audit.parameters import UserError
+from audit.parameters import NotApplicable, UserError
 from audit.registry.importing import one_line
 from audit.registry.loaders import Inferred, Loader
+from audit.registry.loaders._retraining import Boosted
 from audit.registry.loaders._shared import (
     audited,
     black_box,
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from audit.registry.loaders._lightgbm_file import LightgbmFile
     from audit.registry.trust import Trust
 
+_OF_A_FILE = frozenset(
+    {"num_iterations", "early_stopping_round", "verbosity", "force_row_wise", "metric", "data", "valid", "machines"}
+)
+"""Parameters of a training that do not bear on what another one learns, or that the number of rounds stands for."""
 _VALUES = ("regression", "regression_l1", "huber", "fair", "poisson", "quantile", "mape", "gamma", "tweedie")
 
 
@@ -41,8 +46,8 @@ class Lightgbm(Loader):
     formats: ClassVar = ("lightgbm_text",)
 
     def capabilities(self, output: OutputSpace) -> frozenset[Capability]:
-        """What the output space gives."""
-        return black_box(output)
+        """What the output space gives, and parameters to train by anew."""
+        return black_box(output) | {Capability.RETRAIN}
 
     def infer(self, files: Mapping[str, Path], trust: Trust) -> Inferred:
         """Task and output from the objective, columns with their categories."""
@@ -73,14 +78,37 @@ class Lightgbm(Loader):
             booster = lightgbm.Booster(model_str=content.decode("utf-8"))
         except lightgbm.basic.LightGBMError as error:
             raise UserError(f"{card.ref}: LightGBM cannot open the file: {one_line(error)}") from error
-        raw, threads = card.output in ("margin", "logit"), torch.get_num_threads()
+        raw, all_threads = card.output in ("margin", "logit"), torch.get_num_threads()
 
-        def ask(x: NDArray[Any]) -> NDArray[Any]:
-            rows = np.ascontiguousarray(x.reshape(len(x), -1)[:, columns], dtype=np.float64)
-            found: NDArray[Any] = booster.predict(rows, raw_score=raw, num_threads=threads)
+        def rows(x: NDArray[Any]) -> NDArray[np.float64]:
+            return np.ascontiguousarray(x.reshape(len(x), -1)[:, columns], dtype=np.float64)
+
+        def answer(own: Any, x: NDArray[Any], threads: int = 1) -> NDArray[Any]:
+            found: NDArray[Any] = own.predict(rows(x), raw_score=raw, num_threads=threads)
             return np.stack([1 - found, found], axis=1) if card.output == "probability" and found.ndim == 1 else found
 
-        return audited(card, self.capabilities(card.output), through_numpy(ask), native=booster)
+        def train(parameters: dict[str, Any], x: NDArray[Any], labels: NDArray[Any], rounds: int) -> Any:
+            held = lightgbm.Dataset(rows(x), labels, categorical_feature=sorted(file.categorical), params=parameters)
+            return lightgbm.train(parameters, held, num_boost_round=rounds)
+
+        def fresh(seed: int) -> Boosted:
+            return Boosted(_training_parameters(booster, card, seed), booster.current_iteration(), train, answer)
+
+        forward = through_numpy(lambda x: answer(booster, x, all_threads))
+        return audited(card, self.capabilities(card.output), forward, native=booster, fresh=fresh)
+
+
+def _training_parameters(booster: Any, card: ModelCard, seed: int) -> dict[str, Any]:
+    """What the file says of its training, by another seed and on one thread.
+
+    Raises:
+        NotApplicable: it does not say.
+    """
+    if not booster.params:
+        raise NotApplicable(f"{card.ref}: the LightGBM file does not say how it was trained")
+    kept = {name: value for name, value in booster.params.items() if value is not None and name not in _OF_A_FILE}
+    own = {"seed": seed, "num_threads": 1, "deterministic": True, "force_col_wise": True, "verbose": -1}
+    return {name: value for name, value in kept.items() if not name.endswith("_seed")} | own
 
 
 def _library() -> Any:

@@ -10,6 +10,7 @@ from audit.model import AuditedModel, Capability, InputSpec, OutputSpace
 from audit.parameters import UserError
 from audit.registry.importing import one_line
 from audit.registry.loaders import Inferred, Loader
+from audit.registry.loaders._retraining import Refittable, seeded_clone
 from audit.registry.loaders._shared import (
     audited,
     black_box,
@@ -61,8 +62,8 @@ class Skops(Loader):
     """Types that the file may hold besides those that skops trusts: ``sklearn.tree._tree.Tree`` …"""
 
     def capabilities(self, output: OutputSpace) -> frozenset[Capability]:
-        """What the output space gives."""
-        return black_box(output)
+        """What the output space gives, and an estimator to fit anew."""
+        return black_box(output) | {Capability.RETRAIN}
 
     def infer(self, files: Mapping[str, Path], trust: Trust) -> Inferred:
         """Task, classes, columns with their categories, and probabilities where the estimator has them."""
@@ -82,7 +83,12 @@ class Skops(Loader):
         estimator = self._estimator(only_file(files, card.loader), trust, card.ref)
         ask = _asker(estimator, card)
         rows = row_layout(estimator, card.spec, card.ref)
-        return audited(card, self.capabilities(card.output), through_numpy(lambda x: ask(rows(x))), native=estimator)
+
+        def fresh(seed: int) -> Refittable:
+            return Refittable(seeded_clone(estimator, seed), rows, getattr(estimator, "classes_", None))
+
+        forward = through_numpy(lambda x: ask(rows(x)))
+        return audited(card, self.capabilities(card.output), forward, native=estimator, fresh=fresh)
 
     def _estimator(self, path: Path, trust: Trust, ref: str) -> Any:
         import io

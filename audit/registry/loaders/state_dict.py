@@ -49,8 +49,8 @@ class StateDict(Loader):
     """Rows per forward pass."""
 
     def capabilities(self, output: OutputSpace) -> frozenset[Capability]:
-        """Gradients and layers, besides what the output space gives."""
-        return differentiable(output, layers=True)
+        """Gradients, layers and the factory to train anew, besides what the output space gives."""
+        return differentiable(output, layers=True) | {Capability.RETRAIN}
 
     def infer(self, files: Mapping[str, Path], trust: Trust) -> Inferred:
         """Torch classifiers end in logits unless said otherwise."""
@@ -77,12 +77,18 @@ class StateDict(Loader):
         def forward(x: Tensor) -> Tensor:
             return one_tensor(module(as_fed(x, dtype, card.spec)), card.ref)
 
-        return audited(card, self.capabilities(card.output), forward, module=module, micro_batch=self.micro_batch)
+        return audited(
+            card, self.capabilities(card.output), forward, module=module, fresh=lambda seed: self._made(factory, seed),
+            micro_batch=self.micro_batch,
+        )  # fmt: skip
 
-    def _made(self, factory: Callable[..., Any]) -> nn.Module:
+    def _made(self, factory: Callable[..., Any], seed: int | None = None) -> nn.Module:
+        """What the factory makes, in train mode; its initial weights by a seed where one is given."""
         import torch
 
         with torch.random.fork_rng(devices=[]):  # initial weights draw from the global generator
+            if seed is not None:
+                torch.manual_seed(seed)
             try:
                 module = factory(**self.kwargs)
             except Exception as error:
@@ -90,7 +96,7 @@ class StateDict(Loader):
                 raise UserError(f"factory '{self.factory}({shown})' failed: {one_line(error)}") from error
         if not isinstance(module, torch.nn.Module) or isinstance(module, torch.jit.ScriptModule):
             raise UserError(f"factory '{self.factory}' made a {type(module).__name__}, not an eager torch.nn.Module")
-        return module
+        return module.train()
 
     def _weights(self, path: Path, ref: str) -> dict[str, Tensor]:
         import torch

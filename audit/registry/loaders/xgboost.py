@@ -10,6 +10,7 @@ from audit.model import AuditedModel, Capability, Field, InputSpec, OutputSpace
 from audit.parameters import UserError
 from audit.registry.importing import one_line
 from audit.registry.loaders import Inferred, Loader
+from audit.registry.loaders._retraining import Boosted
 from audit.registry.loaders._shared import (
     audited,
     black_box,
@@ -41,8 +42,8 @@ class Xgboost(Loader):
     formats: ClassVar = ("xgboost_json", "xgboost_ubj")
 
     def capabilities(self, output: OutputSpace) -> frozenset[Capability]:
-        """What the output space gives."""
-        return black_box(output)
+        """What the output space gives, and parameters to train by anew."""
+        return black_box(output) | {Capability.RETRAIN}
 
     def infer(self, files: Mapping[str, Path], trust: Trust) -> Inferred:
         """Task and output from the objective, columns where they were named."""
@@ -68,6 +69,7 @@ class Xgboost(Loader):
         import torch
 
         from audit.registry.loaders._xgboost_file import read_xgboost
+        from audit.registry.loaders._xgboost_training import training_parameters
 
         xgboost = _library()
         content = only_file(files, card.loader).read_bytes()
@@ -84,17 +86,29 @@ class Xgboost(Loader):
             raise UserError(f"{card.ref}: XGBoost cannot open the file: {one_line(error)}") from error
         answer = _answer(card.output, file)
 
-        def ask(x: NDArray[Any]) -> NDArray[Any]:
-            rows = xgboost.DMatrix(
+        def rows(x: NDArray[Any], labels: NDArray[Any] | None = None) -> Any:
+            return xgboost.DMatrix(
                 x.reshape(len(x), -1)[:, columns],
+                labels,
                 feature_names=list(file.names) or None,
                 feature_types=list(file.types) or None,
                 enable_categorical=_CATEGORY in file.types,
             )
-            found: NDArray[Any] = answer(booster, rows)
-            return found
 
-        return audited(card, self.capabilities(card.output), through_numpy(ask), native=booster)
+        def ask(x: NDArray[Any]) -> NDArray[Any]:
+            return answer(booster, rows(x))
+
+        def train(parameters: dict[str, Any], x: NDArray[Any], labels: NDArray[Any], rounds: int) -> Any:
+            return xgboost.train(parameters, rows(x, labels), num_boost_round=rounds)
+
+        def fresh(seed: int) -> Boosted:
+            parameters, note = training_parameters(content, card.ref)
+            parameters.update(seed=seed, nthread=1, verbosity=0)
+            return Boosted(
+                parameters, booster.num_boosted_rounds(), train, lambda own, x: answer(own, rows(x)), note
+            )  # fmt: skip
+
+        return audited(card, self.capabilities(card.output), through_numpy(ask), native=booster, fresh=fresh)
 
 
 def _library() -> Any:
