@@ -190,6 +190,7 @@ class _Session:
             "models": {ref: self._describe_model(ref, cards[ref]) for ref in refs},
             "data": self._describe_data(),
             "steps": [step.name for step in self.plan.steps],
+            "checks": sorted({step.entry.check for step in self.plan.steps}),
             "platform": {
                 "python": platform.python_version(),
                 "system": platform.system(),

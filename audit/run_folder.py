@@ -223,9 +223,9 @@ class RunWriter:
         """Store what judging concluded and mark the run finished."""
         self._records.flush()
         os.fsync(self._records.fileno())
-        write_findings(self.path, findings)
+        size = write_findings(self.path, findings)
         write_atomically(self.path / "timings.json", json.dumps(timings, indent=2, sort_keys=True) + "\n")
-        self._manifest.update(state="finished", **facts)
+        self._manifest.update(state="finished", findings_bytes=size, **facts)
         self._write_manifest()
         self._finished = True
 
@@ -233,19 +233,18 @@ class RunWriter:
 def rewrite_findings(path: Path, findings: Sequence[Finding], facts: Mapping[str, Any]) -> None:
     """Replace what a stored run concluded: its findings, and what its manifest says of them."""
     manifest = Run(path).manifest
-    write_findings(path, findings)
+    size = write_findings(path, findings)
     write_atomically(
         path / "manifest.json",
-        json.dumps({**manifest, **facts}, indent=2, sort_keys=True, ensure_ascii=False) + "\n",
+        json.dumps({**manifest, "findings_bytes": size, **facts}, indent=2, sort_keys=True, ensure_ascii=False) + "\n",
     )
 
 
-def write_findings(path: Path, findings: Sequence[Finding]) -> None:
-    """(Re)write a run's ``findings.jsonl``."""
-    write_atomically(
-        path / "findings.jsonl",
-        "".join(canonical_json(f.model_dump(mode="json", exclude_none=True)) + "\n" for f in findings),
-    )
+def write_findings(path: Path, findings: Sequence[Finding]) -> int:
+    """(Re)write a run's ``findings.jsonl``; gives its size in bytes, by which a list of many runs sees that one is damaged."""
+    text = "".join(canonical_json(f.model_dump(mode="json", exclude_none=True)) + "\n" for f in findings)
+    write_atomically(path / "findings.jsonl", text)
+    return len(text.encode())
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
