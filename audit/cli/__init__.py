@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from audit.cli import catalogue, demo, doctor, explain, export, model, runs, scenarios, train
+from audit.cli import catalogue, dashboard, demo, doctor, explain, export, model, runs, scenarios, train
 from audit.parameters import UserError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ explain.register(app)
 export.register(app)
 catalogue.register(app)
 doctor.register(app)
+dashboard.register(app)
 demo.register(app)
 app.add_typer(model.app, name="model", help="The registry: add, list, show and remove models; grant trust.")
 

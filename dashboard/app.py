@@ -1,0 +1,74 @@
+"""The dashboard's entry: its pages, and the frame around each. ``audit dashboard`` serves it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import streamlit as st
+
+from audit import __version__
+from audit.parameters import UserError
+from dashboard import links, theme, words
+from dashboard.words import _
+
+
+@dataclass(frozen=True)
+class View:
+    """A page: ``dashboard/views/NAME.py`` with ``show()``.
+
+    Args:
+        name: file, address and ``?page=`` of the page.
+        title: in the reader's language.
+        icon: a Material symbol.
+    """
+
+    name: str
+    title: str
+    icon: str
+
+    @property
+    def shown(self) -> Callable[[], None]:
+        """Imports the page when it is opened, and not before."""
+
+        def show() -> None:
+            try:
+                importlib.import_module(f"dashboard.views.{self.name}").show()
+            except UserError as error:
+                st.error(str(error), icon=":material/error:")
+
+        return show
+
+
+def views() -> list[View]:
+    """Every page, the first is the one to start with: a new page is one file and one line here."""
+    return [
+        View("overview", _("Overview"), ":material/list_alt:"),
+        View("run", _("Run"), ":material/fact_check:"),
+        View("compare", _("Compare"), ":material/compare_arrows:"),
+    ]
+
+
+def main() -> None:
+    """Draw the frame, then the page that the address names."""
+    st.set_page_config(
+        page_title="assay",
+        page_icon=":material/fact_check:",
+        layout="wide",
+        menu_items={"About": f"assay {__version__}"},
+    )
+    words.choose_language()
+    found = views()
+    pages = {
+        view.name: st.Page(view.shown, title=view.title, icon=view.icon, url_path=view.name, default=view is found[0])
+        for view in found
+    }
+    links.offer(pages)
+    page = st.navigation(list(pages.values()))
+    links.follow(page)
+    theme.apply()
+    page.run()
+
+
+main()

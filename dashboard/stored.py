@@ -1,0 +1,190 @@
+"""Stored runs as the dashboard reads them: a summary of each from its manifest alone, and a whole run when it is opened.
+
+Everything is kept until its files change. Nothing here imports torch, and nothing is computed again.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from audit.parameters import UserError
+from audit.report._view import RunView
+from audit.report._words import clean, mapping
+from audit.run_folder import Run
+from audit.stored import audit_home
+
+SUMMARIES = 4096
+VIEWS = 8
+"""How many are kept in memory."""
+WATCHED = ("manifest.json", "findings.jsonl", "measurements.jsonl", "timings.json", "scenario.yaml")
+
+Stamp = tuple[Any, ...]
+
+
+def home() -> Path:
+    """Where models, trust and runs live: ``AUDIT_HOME``, which ``audit dashboard --home`` sets."""
+    return audit_home()
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """A model of a run.
+
+    Args:
+        ref: as the scenario names it.
+        name, version: as the registry knows it; of a model that was handed over, the ref and None.
+    """
+
+    ref: str
+    name: str
+    version: int | None
+    digest: str
+
+    @property
+    def shown(self) -> str:
+        """``digits-cnn@1``."""
+        return self.name if self.version is None else f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run as a list shows it.
+
+    Args:
+        word: of the verdict, as `audit.report._view.RunVerdict`; ``interrupted``, ``running``, ``damaged`` included.
+        counts: findings by status.
+        checks: names of the checks that the scenario runs.
+        seconds: from start to end; None where it has not ended.
+        problem: what is wrong with the folder; empty where nothing is known to be.
+    """
+
+    path: Path
+    word: str
+    scenario: str = ""
+    sentence: str = ""
+    models: tuple[ModelName, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    checks: tuple[str, ...] = ()
+    started: datetime.datetime | None = None
+    seconds: float | None = None
+    problem: str = ""
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+
+def runs(home: Path) -> list[RunSummary]:
+    """Every run below ``home/runs``, the newest first; a damaged one has its `problem`, and the others still open."""
+    root = home / "runs"
+    if not root.is_dir():
+        return []
+    found = [_summary(path, _stamp(path, WATCHED[:2])) for path in root.iterdir() if path.is_dir()]
+    return sorted(found, key=_newest, reverse=True)
+
+
+def run(home: Path, name: str) -> RunView:
+    """A run as a reader sees it.
+
+    Raises:
+        UserError: there is no such run, or its manifest cannot be read.
+    """
+    path = home / "runs" / name
+    if Path(name).name != name or not path.is_dir():
+        raise UserError(f"there is no run '{name}' in {home / 'runs'}")
+    return _view(path, _stamp(path, WATCHED))
+
+
+def _newest(summary: RunSummary) -> tuple[float, str]:
+    return summary.started.timestamp() if summary.started else 0.0, summary.name
+
+
+def _stamp(path: Path, names: tuple[str, ...]) -> Stamp:
+    """What changes when one of a folder's files does; of an unfinished run, whether it is still being written too."""
+    stamp: list[Any] = []
+    for name in names:
+        try:
+            stat = (path / name).stat()
+            stamp.append((stat.st_mtime_ns, stat.st_size))
+        except OSError:
+            stamp.append(None)
+    if stamp[1] is None:
+        try:
+            stamp.append(Run(path).state)
+        except UserError:
+            stamp.append("damaged")
+    return tuple(stamp)
+
+
+@lru_cache(maxsize=VIEWS)
+def _view(path: Path, stamp: Stamp) -> RunView:
+    return RunView(Run(path))
+
+
+@lru_cache(maxsize=SUMMARIES)
+def _summary(path: Path, stamp: Stamp) -> RunSummary:
+    try:
+        stored = Run(path)
+    except UserError as error:
+        return RunSummary(path, "damaged", problem=_without_folder(str(error), path))
+    told = stored.manifest
+    started, ended = (_time(told.get(key)) for key in ("started", "ended"))
+    concluded = mapping(told.get("verdict"))
+    word, problem = stored.state if stored.state != "finished" else str(concluded.get("word")), ""
+    if stored.state == "finished" and (problem := _damage(path, told)):
+        word = "damaged"
+    return RunSummary(
+        path=path,
+        word=word,
+        scenario=clean(told.get("scenario", "")),
+        sentence=clean(concluded.get("sentence", "")),
+        models=tuple(_model(ref, facts) for ref, facts in mapping(told.get("models")).items()),
+        counts={str(k): int(n) for k, n in mapping(concluded.get("counts")).items() if isinstance(n, int)},
+        checks=tuple(map(clean, told.get("checks") or ())),
+        started=started,
+        seconds=(ended - started).total_seconds() if started and ended else None,
+        problem=problem,
+    )
+
+
+def _damage(path: Path, manifest: Mapping[str, Any]) -> str:
+    """Whether a finished run's findings are not as long as they were written; opening the run looks closer."""
+    try:
+        size = (path / "findings.jsonl").stat().st_size
+    except OSError:
+        return "findings.jsonl is missing"
+    written = manifest.get("findings_bytes")
+    return (
+        f"findings.jsonl holds {size:,} bytes instead of {written:,}"
+        if isinstance(written, int) and size != written
+        else ""
+    )
+
+
+def _without_folder(text: str, path: Path) -> str:
+    return clean(text.replace(f"{path}/", "").replace(str(path), path.name))
+
+
+def _model(ref: str, facts: Any) -> ModelName:
+    known = mapping(facts)
+    version = known.get("version")
+    return ModelName(
+        clean(ref),
+        clean(known.get("name") or ref),
+        version if isinstance(version, int) else None,
+        str(known.get("digest", "")),
+    )
+
+
+def _time(text: Any) -> datetime.datetime | None:
+    try:
+        found = datetime.datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)

@@ -1,0 +1,84 @@
+"""Looks: the report's own colours, light and dark, and Streamlit's settings. Nothing is read from the user's own settings folder."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any, Literal
+
+import streamlit as st
+
+from audit.report.html import TEMPLATES
+
+Mode = Literal["light", "dark"]
+
+SERIES = ("s1", "s2", "s3", "s4", "s5", "s6")
+"""Names of the colours of a chart's lines, in order; a colour-blind reader can tell them apart."""
+
+
+@cache
+def colours(mode: Mode) -> dict[str, str]:
+    """The colours of the HTML report by name (``pass``, ``fail``, ``ink``, ``s1`` …)."""
+    light, dark = re.findall(r":root \{(.*?)\}", (TEMPLATES / "style.css").read_text(encoding="utf-8"), re.DOTALL)[:2]
+    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", light if mode == "light" else dark))
+
+
+def mode() -> Mode:
+    """Whether the reader looks at a light or a dark page."""
+    return "dark" if st.context.theme.type == "dark" else "light"
+
+
+def options() -> dict[str, Any]:
+    """Streamlit's settings, as ``audit dashboard`` gives them to the server."""
+    sides = {
+        side: {
+            "primaryColor": colours(side)["link"],
+            "backgroundColor": colours(side)["paper"],
+            "secondaryBackgroundColor": colours(side)["card"],
+            "textColor": colours(side)["ink"],
+            "linkColor": colours(side)["link"],
+            "borderColor": colours(side)["line"],
+        }
+        for side in ("light", "dark")
+    }
+    themes = {f"theme.{side}.{name}": value for side, found in sides.items() for name, value in found.items()}  # type: ignore[attr-defined]
+    return {
+        "browser.gatherUsageStats": False,
+        "client.showErrorDetails": "none",
+        "client.toolbarMode": "minimal",
+        "server.fileWatcherType": "none",
+        "server.headless": True,
+        "server.runOnSave": False,
+        **themes,
+    }
+
+
+def apply() -> None:
+    """Put the style sheet into the page."""
+    st.html(f"<style>{_style()}</style>")
+
+
+@cache
+def _style() -> str:
+    light, dark = colours("light"), colours("dark")
+    named = "".join(f"--{name}: light-dark({light[name]}, {dark[name]});" for name in light if name in dark)
+    return f".stApp {{ {named} }}\n{_RULES}"
+
+
+_RULES = """
+.stMainBlockContainer { padding-top: 3.2rem; padding-bottom: 3rem; max-width: 1760px; }
+.verdict { display: flex; gap: 20px; align-items: flex-start; padding: 18px 22px; border: 1px solid var(--tone); border-left-width: 10px;
+  border-radius: 8px; background: color-mix(in srgb, var(--tone) 9%, var(--paper)); color: var(--ink); }
+.verdict .sign { flex: none; width: 52px; height: 52px; border-radius: 50%; background: var(--tone); color: var(--paper); font-size: 30px;
+  line-height: 52px; text-align: center; font-weight: 700; }
+.verdict .said { flex: 1; min-width: 0; overflow-wrap: anywhere; }
+.verdict .word { font-size: 28px; line-height: 1.2; font-weight: 700; color: var(--tone); margin: 0; }
+.verdict .sentence { font-size: 17px; margin: 2px 0 0; }
+.verdict ul { margin: 10px 0 0; padding-left: 20px; }
+.verdict .soft { color: var(--soft); margin: 8px 0 0; }
+.verdict .counts { flex: none; display: grid; grid-template-columns: auto auto; gap: 3px 14px; align-content: start; margin: 0; }
+.verdict .counts dd { margin: 0; text-align: right; font-weight: 600; font-variant-numeric: tabular-nums; }
+.tone { color: var(--tone); font-weight: 600; white-space: nowrap; }
+.pass { --tone: var(--pass); } .fail { --tone: var(--fail); } .inconclusive { --tone: var(--inconclusive); } .void { --tone: var(--void); }
+.error { --tone: var(--error); } .not_applicable { --tone: var(--not_applicable); } .info { --tone: var(--info); } .waived { --tone: var(--waived); }
+"""
