@@ -1,0 +1,40 @@
+"""The control of every comparison of members with rows that were held out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from audit.finding import Measurement, Metric, RankAuc
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from audit.context import Context
+    from audit.data import Batch
+
+BLIND_AUC = Metric(name="blind_auc", title="AUC of inputs alone (control)", better="neither", kinds=("rank_auc",))
+
+
+def blind_control(members: Batch, held_out: Batch, ctx: Context, metrics: tuple[str, ...]) -> Measurement:
+    """How well inputs alone tell members from held-out rows; where they do, the `metrics` mean nothing.
+
+    Raises:
+        UserError: fewer than 20 of a kind.
+    """
+    from audit.privacy.blind_control import blind_auc
+
+    found = blind_auc(_inputs(members), _inputs(held_out), ctx.generator("blind"))
+    low, high = found.interval()
+    why = f"inputs alone tell members from held-out rows (blind AUC {found.value:.3f}, 95 % interval {low:.3f} to {high:.3f})"
+    seen = f"a shift that inputs alone tell with an AUC below {found.detectable:.3f} would go unseen with so few rows"
+    return Measurement(
+        metric="blind_auc",
+        estimate=RankAuc(value=found.value, n_pos=found.n_members, n_neg=found.n_non_members),
+        voids=dict.fromkeys(metrics, why) if not low <= 0.5 <= high else {},
+        cautions=(seen,),
+    )
+
+
+def _inputs(batch: Batch) -> NDArray[np.float64]:
+    return batch.x.reshape(len(batch), -1).astype(float)
