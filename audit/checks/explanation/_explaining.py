@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -89,6 +89,7 @@ class Subject:
         target: ``(N,)`` int64 class to explain; 0 for a regression.
         background: ``(M, *shape)`` rows that stand for "absent".
         cautions: what a reader must know about them.
+        confidence: ``(N,)`` float64 probability of the predicted class, 0 to 1; None of a model that gives none.
     """
 
     batch: Batch
@@ -97,6 +98,7 @@ class Subject:
     target: Tensor
     background: Tensor
     cautions: tuple[str, ...]
+    confidence: Tensor | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -140,7 +142,9 @@ def choose(
     rows = source.take(
         shuffled(source.ids, ctx.seed)[:background]
     )  # in no order, so that the first few are a fair sample, too
-    return Subject(batch, model.tensor(batch), prediction, aim, model.tensor(rows), cautions)
+    return Subject(
+        batch, model.tensor(batch), prediction, aim, model.tensor(rows), cautions, model.confidence_of(answers)
+    )
 
 
 def explain(
@@ -260,10 +264,13 @@ class AttributionEvidence:
             )
         return self._writer
 
-    def add(self, rows: slice, found: Attribution, **quality: Tensor) -> None:
+    def add(
+        self, rows: slice, found: Attribution, curves: Mapping[str, Tensor] | None = None, **quality: Tensor
+    ) -> None:
         """Store what of a chunk is within the first `keep` rows.
 
         Args:
+            curves: lines that belong to each row's map, ``(N, K)`` at K points; stored as ``curve_NAME``.
             quality: numbers on how good each row's map is, ``(N,)``; stored as ``quality_NAME``, shown beside the map.
         """
         import torch
@@ -276,6 +283,7 @@ class AttributionEvidence:
         if found.features is not None:
             known["feature"] = found.features.number.to(torch.int32)
         known |= {f"quality_{name}": value for name, value in quality.items()}
+        known |= {f"curve_{name}": values for name, values in (curves or {}).items()}
         self._opened(found).append(
             subject.batch.ids[rows],
             x=subject.x[rows],
@@ -284,5 +292,6 @@ class AttributionEvidence:
             prediction=subject.prediction[rows],
             label=subject.batch.labels[rows],
             method=[found.method] * (stop - rows.start),
+            **({} if subject.confidence is None else {"confidence": subject.confidence[rows]}),
             **{field: values[part] for field, values in known.items() if values is not None},
         )

@@ -149,7 +149,9 @@ def marked(mark: Mark, subject: Subject, model: AuditedModel, target: Target, ct
     inside = (down[:, :, None] & across[:, None, :]).to(x.device)
     inside = inside.reshape(len(x), *[1] * (x.ndim - 3), height, width).expand(x.shape)
     put = torch.where(inside, torch.tensor(value, dtype=x.dtype, device=x.device), x)
-    prediction = model.predict(put)
+    answers = model.scores(put)
+    model.check_finite(answers)
+    prediction = model.labels_of(answers) if model.task == "classification" else answers.reshape(len(put))
     rows, labels = put.cpu().numpy(), subject.batch.labels
     return (
         replace(
@@ -157,6 +159,7 @@ def marked(mark: Mark, subject: Subject, model: AuditedModel, target: Target, ct
             batch=Batch(rows, labels, row_ids(rows, labels), subject.batch.groups),
             x=put,
             prediction=prediction,
+            confidence=model.confidence_of(answers),
             target=prediction if target == "prediction" and model.task == "classification" else subject.target,
         ),
         inside,
@@ -171,4 +174,5 @@ def rows_of(subject: Subject, places: Tensor) -> Subject:
         x=subject.x[places],
         prediction=subject.prediction[places],
         target=subject.target[places],
+        confidence=None if subject.confidence is None else subject.confidence[places],
     )

@@ -98,6 +98,7 @@ def recorded(
             prediction=subject.prediction[i : i + 1],
             target=subject.target[i : i + 1],
             background=backgrounds[i],
+            confidence=None if subject.confidence is None else subject.confidence[i : i + 1],
         )
         found += [part for _, part in explain(explainer, observed, alone, ctx)]
         if recorder.x is not None:

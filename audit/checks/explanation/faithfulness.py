@@ -114,7 +114,8 @@ class Faithfulness(ExplanationCheck):
             curves.append(part)
             incomplete += _incomplete(found) if explainer.complete else 0
             gains = _gains(part, share[rows])
-            evidence.add(rows, found, **{name: gain.mean(dim=1) for name, gain in gains.items()})
+            own = _own_curves(part.mean(dim=1), share[rows])
+            evidence.add(rows, found, own, **{name: gain.mean(dim=1) for name, gain in gains.items()})
             ctx.progress(rows.stop, len(subject.batch), "rows explained")
         scores = torch.cat(curves)
         gains = _gains(scores, share)
@@ -184,15 +185,8 @@ class Faithfulness(ExplanationCheck):
             x_scale="linear", y_scale="linear",
         )  # fmt: skip
         grid, means = _on_one_grid(scores.mean(dim=1), share, self.steps)
-        explained, least_first, random, random_least_first = means.numpy().transpose(1, 0, 2)
-        series = {
-            "deletion, explained": explained,
-            "deletion, random": random,
-            "insertion, explained": least_first[:, ::-1],
-            "insertion, random": random_least_first[:, ::-1],
-        }
         number = 0
-        for title, curve in series.items():
+        for title, curve in zip(_CURVES, _drawn(means).numpy().transpose(1, 0, 2), strict=True):
             mean = curve.mean(axis=0)
             ends = np.array([t_interval(*mean_and_se(column)) for column in curve.T])
             ends = np.where(np.isfinite(ends), ends, mean[:, None])
@@ -201,6 +195,24 @@ class Faithfulness(ExplanationCheck):
             writer.append(ids, x=grid, y=mean, low=low, high=high, series=[title] * len(grid))
             number += len(grid)
         return writer.ref
+
+
+_CURVES = ("deletion, explained", "deletion, random", "insertion, explained", "insertion, random")
+
+
+def _drawn(scores: Tensor) -> Tensor:
+    """The four curves of `_CURVES` from scores ``(N, 4, K)``: insertion by an order is deletion by its reverse, read backwards."""
+    import torch
+
+    explained, least_first, random, random_least_first = scores.unbind(dim=1)
+    return torch.stack([explained, random, least_first.flip(1), random_least_first.flip(1)], dim=1)
+
+
+def _own_curves(scores: Tensor, share: Tensor) -> dict[str, Tensor]:
+    """A row's own curves, means over replacements, from scores ``(N, 4, K)``: the share ``(N, K)`` removed at each point, the share kept
+    at each point of insertion, and the scores there."""
+    lines = {name.replace(", ", "_"): line for name, line in zip(_CURVES, _drawn(scores).unbind(dim=1), strict=True)}
+    return {"removed": share, "kept": 1 - share.flip(1), **lines}
 
 
 def _gains(scores: Tensor, share: Tensor) -> dict[str, Tensor]:

@@ -119,7 +119,9 @@ class StabilityUnderAttack(ExplanationCheck):
             parts.append((rows, worst))
             ctx.progress(rows.stop, len(subject.batch), "maps attacked")
         whole = _Worst.joined([worst for _, worst in parts])
-        after = AttributionEvidence(ctx, model, replace(subject, x=whole.x), name, explainer, self.keep, "after")
+        sure = model.confidence_of(model.scores(whole.x[: self.keep])) if self.keep else None
+        moved = replace(subject, x=whole.x, confidence=sure)
+        after = AttributionEvidence(ctx, model, moved, name, explainer, self.keep, "after")
         for rows, worst in parts:
             found = Attribution(worst.values, subject.target[rows], worst.space, method="under attack")
             after.add(rows, found, **worst.quality())

@@ -227,14 +227,18 @@ class _Store:
         self._writer = self._writer or self._rows.ctx.evidence(
             f"adversarial-{self._name}", "adversarial", attack=self._name, **self._meta()
         )
-        kept = part.take(at)
+        kept, model = part.take(at), part.model
+        scores = model.scores(candidates[at])
+        sure = {"confidence": model.scores(kept.x), "adversarial_confidence": scores}
+        sure = {name: model.confidence_of(answers) for name, answers in sure.items()}
         self._writer.append(
             kept.ids,
             x=kept.x,
             adversarial=candidates[at],
             label=kept.y,
             prediction=kept.y,
-            adversarial_prediction=part.model.predict(candidates[at]),
+            adversarial_prediction=model.labels_of(scores),
+            **{name: values for name, values in sure.items() if values is not None},
             size=confirmed.size[at],
             queries=queries[at],
         )

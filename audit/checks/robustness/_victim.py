@@ -107,9 +107,9 @@ class Victim:
         return {name: attack.fit(self.model, mine, ctx) for name, attack in attacks.items()}
 
     def measured(self, ctx: Context) -> Measurement:
-        """Accuracy without attack, with each row's outcome as evidence."""
-        clean = ctx.evidence("clean", "outcomes")
-        clean.append(self.batch.ids, value=self.correct.double())
+        """Accuracy without attack, with each row's outcome and class as evidence."""
+        clean = ctx.evidence("clean", "outcomes", classes=list(self.model.classes))
+        clean.append(self.batch.ids, value=self.correct.double(), label=self.y)
         return Measurement(metric=CLEAN_ACCURACY.name, estimate=share(self.correct), evidence=(clean.ref,))
 
 

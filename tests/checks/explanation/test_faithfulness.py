@@ -519,6 +519,35 @@ def test_what_is_stored(tmp_path: Path) -> None:
     assert (curve.column("high") <= 1).all()
 
 
+def test_each_row_keeps_its_own_curves(tmp_path: Path) -> None:
+    found = measure(Faithfulness(explainer="integrated_gradients", samples=6, steps=8), cnn(), digits(), tmp_path)
+    maps = stored(found["deletion_gain", ""], "attributions", tmp_path)
+    for position in range(len(maps)):
+        row = maps.row(position)
+        for kind, share in (("deletion", "removed"), ("insertion", "kept")):
+            areas = {
+                which: np.trapezoid(row[f"curve_{kind}_{which}"], row[f"curve_{share}"])
+                for which in ("explained", "random")
+            }
+            sign = 1 if kind == "insertion" else -1
+            gain = sign * (areas["explained"] - areas["random"])
+            assert gain == pytest.approx(float(row[f"quality_{kind}_gain"]), abs=1e-12)
+            assert (row[f"curve_{share}"][0], row[f"curve_{share}"][-1]) == (0, 1)
+        assert row["curve_deletion_explained"][0] == row["curve_insertion_explained"][-1]
+        assert row["curve_deletion_explained"][0] == pytest.approx(float(row["confidence"]))
+
+
+def test_the_confidence_is_the_probability_of_the_predicted_class(tmp_path: Path) -> None:
+    model = audited(lambda x: torch.stack([x[:, 0], x[:, 1]], dim=1), (2,), 2, kind="number")
+    check = Faithfulness(explainer="given", baselines=("zero", 0.5), target="label")
+    found = measure(check, model, rows_of([(0, 0), (0, np.log(3))], [0, 0]), tmp_path)
+    maps = stored(found["deletion_gain", ""], "attributions", tmp_path)
+    np.testing.assert_allclose(np.sort(maps.column("confidence")), [0.5, 0.75], rtol=1e-6)
+    value = audited(lambda x: x.sum(dim=1), (2,), output="value", kind="number")
+    found = measure(Faithfulness(explainer="given", baselines=("zero", 0.5)), value, rows_of([(1, 2)] * 2), tmp_path)
+    assert "confidence" not in stored(found["deletion_gain", ""], "attributions", tmp_path, run=1).fields
+
+
 def test_nothing_is_kept_where_nothing_is_asked_for(tmp_path: Path) -> None:
     found = measure(Faithfulness(explainer="given", samples=5, keep=0, steps=2), cnn(), digits(), tmp_path)
     assert "attributions" not in {ref.kind for ref in found["deletion_gain", ""].evidence}

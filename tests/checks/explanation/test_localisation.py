@@ -229,6 +229,9 @@ def test_marks_in_corners(place: Any, corner: tuple[int, int], tmp_path: Path) -
     top, left = corner
     assert (maps.column("x")[:, 0, top : top + 2, left : left + 2] == 7).all()
     assert not set(maps.ids) & set(digits().test.ids)
+    sure = cnn().confidence_of(cnn().scores(torch.from_numpy(np.array(maps.column("x")))))
+    assert sure is not None
+    np.testing.assert_allclose(maps.column("confidence"), sure.numpy(), atol=1e-6)
 
 
 def test_marks_at_random_are_the_upper_bound_by_default(tmp_path: Path) -> None:

@@ -96,6 +96,10 @@ def test_every_row_keeps_its_answer_and_stays_within_eps(tmp_path: Path) -> None
         assert after.column("x").max() <= 16
         answers = [model.predict(torch.from_numpy(np.array(part.column("x")))).tolist() for part in (before, after)]
         assert answers[0] == answers[1] == before.column("prediction").tolist()
+        for part in (before, after):
+            sure = model.confidence_of(model.scores(torch.from_numpy(np.array(part.column("x")))))
+            assert sure is not None
+            np.testing.assert_allclose(part.column("confidence"), sure.numpy(), atol=1e-6)
         threat = found["rank_correlation"].threat_model
         assert threat is not None
         assert threat.realised == pytest.approx(length.max(), rel=1e-5)

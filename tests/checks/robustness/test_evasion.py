@@ -149,8 +149,13 @@ def test_stored_examples_are_adversarial_and_outcomes_pair_up(tmp_path: Path) ->
             == int(row["adversarial_prediction"])
             != int(row["label"])
         )
+        for name, stage in (("x", "confidence"), ("adversarial", "adversarial_confidence")):
+            answer = subject.scores(torch.from_numpy(np.array(row[name]))[None]).double().softmax(dim=1)
+            assert float(row[stage]) == pytest.approx(float(answer.max()))
     outcomes = stored.evidence(refs["outcomes"])
     assert outcomes.ids == rows().test.ids
+    clean = next(f for f in report.findings if f.metric == "clean_accuracy").evidence[0]
+    assert (stored.evidence(clean).column("label") == rows().test.labels).all()
     assert outcomes.column("value").sum() == gate(report).estimate.k  # type: ignore[union-attr]
 
 
