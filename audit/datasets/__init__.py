@@ -56,6 +56,8 @@ class Source(Parameters, ABC):
     """Without a split, all rows are test rows and no members are known."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Test rows to keep at most: the first ones of the split's permutation (of the source's order without a split)."""
+    members: Annotated[int, Field(ge=1)] | None = None
+    """Members to keep at most: the first ones of a fixed permutation; the others join the population, neither trained on nor tested on."""
 
     @abstractmethod
     def read(self, base: Path) -> Rows:
@@ -87,7 +89,26 @@ class Source(Parameters, ABC):
             test = everything
         if self.limit is not None:
             test = test.take(np.arange(min(self.limit, len(test))))
+        if self.members is not None:
+            if train is None:
+                raise UserError(f"data '{name}': members: {self.members} of none: give the data a 'split'")
+            order = np.random.default_rng(0).permutation(len(train))
+            left = train.take(order[self.members :])
+            train = train.take(order[: self.members])
+            if len(left):
+                population = left if population is None else _joined(population, left)
         return AuditData(name, test, rows.spec, rows.classes, train, population, rows.notes)
+
+
+def _joined(first: Batch, second: Batch) -> Batch:
+    import numpy as np
+
+    return Batch(
+        np.concatenate([first.x, second.x]),
+        np.concatenate([first.labels, second.labels]),
+        first.ids + second.ids,
+        {name: np.concatenate([values, second.groups[name]]) for name, values in first.groups.items()},
+    )
 
 
 def split_indices(

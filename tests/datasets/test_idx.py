@@ -121,3 +121,36 @@ def test_parts_that_do_not_belong_together(tmp_path: Path) -> None:
         Idx(images="a", labels="c").load(tmp_path, "m")
     with pytest.raises(UserError, match="is a folder, a file is needed"):
         Idx(images=".", labels="c").load(tmp_path, "m")
+
+
+def test_fewer_members_leave_the_others_to_the_population(tmp_path: Path) -> None:
+    folder(tmp_path, "train", "t10k")
+    whole, fewer = Idx(path=".").load(tmp_path, "m"), Idx(path=".", members=3).load(tmp_path, "m")
+    assert whole.train is not None
+    assert fewer.train is not None
+    assert fewer.population is not None
+    assert (len(fewer.test), len(fewer.train), len(fewer.population)) == (4, 3, 5)
+    assert set(fewer.train.ids) | set(fewer.population.ids) == set(whole.train.ids)
+    assert fewer.train.ids != whole.train.ids[:3], "a permutation, not the first rows of a sorted file"
+    assert fewer.train.ids == Idx(path=".", members=3).load(tmp_path, "m").train.ids  # type: ignore[union-attr]
+    assert Idx(path=".", members=8).load(tmp_path, "m").population is None
+
+
+def test_fewer_members_join_a_population_that_is_there_already(tmp_path: Path) -> None:
+    folder(tmp_path, "train")
+    split: Any = {"test": 0.25, "population": 0.25}
+    found = Idx(path=".", split=split, members=1).load(tmp_path, "m")
+    assert found.train is not None
+    assert found.population is not None
+    assert (len(found.test), len(found.train), len(found.population)) == (2, 1, 5)
+    assert len({*found.test.ids, *found.train.ids, *found.population.ids}) == 8
+    everything = Idx(path=".").load(tmp_path, "m").test
+    for row, label, name in zip(found.population.x, found.population.labels, found.population.ids, strict=True):
+        place = everything.ids.index(name)
+        assert (row == everything.x[place]).all()
+        assert label == everything.labels[place]
+
+
+def test_fewer_members_of_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="members: 3 of none: give the data a 'split'"):
+        Idx(path=str(folder(tmp_path, "train")), members=3).load(tmp_path, "m")
