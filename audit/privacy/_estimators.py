@@ -105,7 +105,7 @@ class _Estimators:
         return found
 
     def _path(self, number: int, asked: str) -> Path:
-        return self._cache / "shadow-answers" / self._names[number] / f"{asked}.npy"
+        return self._cache / self._names[number] / f"{asked}.npy"
 
     def _remembered(self, number: int, asked: str, n: int) -> NDArray[np.float64] | None:
         """What is stored; None where nothing is, or what is there is damaged."""

@@ -17,8 +17,26 @@ if TYPE_CHECKING:
 
 POOLED_BELOW = 64
 """Shadow models below which a variance of each example by itself is worse than one of all together (the paper's own finding)."""
+CERTAIN = 600.0
+"""Confidence from which on a probability of exactly 0 or 1 stands behind it: no number says how sure the model was."""
 _SPREAD = 1e-30
 """Added to standard deviations: shadows that all say the same are no reason to divide by 0."""
+
+
+def within_resolution(target: ArrayLike, shadow: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Confidences with those of certainty drawn in to 1 beyond the largest other one.
+
+    A forest of 100 trees answers 0, .01, … 1: the logit of a certain answer is infinite by rights and some hundred as a number, and a
+    single one would decide every mean and variance that LiRA takes.
+
+    Args:
+        target: ``(N,)`` confidences of the model under audit.
+        shadow: ``(S, N)`` of the shadow models.
+    """
+    own, others = np.asarray(target, dtype=np.float64), np.asarray(shadow, dtype=np.float64)
+    sizes = np.abs(np.concatenate([own, others.reshape(-1)]))
+    limit = 1 + sizes[sizes < CERTAIN].max(initial=0.0)
+    return own.clip(-limit, limit), others.clip(-limit, limit)
 
 
 def lira_online(
