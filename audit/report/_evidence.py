@@ -126,7 +126,7 @@ def _fill(block: Block, view: RunView, ref: EvidenceRef, budget: Budget, number:
 def _attributions(block: Block, evidence: Evidence, view: RunView, budget: Budget, number: int) -> None:
     meta = evidence.meta
     block.facts += facts_of(mapping(meta.get("parameters")))
-    reader = AttributionReader(meta, _bounds(view, evidence, block.step), _fields(view, block.step))
+    reader = AttributionReader(meta, bounds_of(view, evidence, block.step), fields_of(view, block.step))
     block.facts += _method(evidence, reader)
     block.samples, block.shown = _samples.attributions(evidence, reader, budget)
     block.legend, block.key = legend_of(reader.kind, bool(reader.classes))
@@ -168,12 +168,12 @@ def _adversarial(block: Block, evidence: Evidence, view: RunView, budget: Budget
     eps = f"{show(float(meta['eps']))}{units}" if isinstance(meta.get("eps"), (int, float)) else None
     block.facts += facts_of({"norm": meta.get("norm"), "eps": eps})
     table = _table_changes(block, evidence, view) if meta.get("input_kind") == "table" else None
-    block.samples, block.shown = _samples.adversarial(evidence, _bounds(view, evidence, block.step), budget, table)
+    block.samples, block.shown = _samples.adversarial(evidence, bounds_of(view, evidence, block.step), budget, table)
     if str(meta.get("input_kind", "")) == "image" and not _colour(evidence):
         block.legend = _legend("made darker", "made brighter")
 
 
-def _fields(view: RunView, step: str) -> list[Mapping[str, Any]]:
+def fields_of(view: RunView, step: str) -> list[Mapping[str, Any]]:
     """The fields of the audited model's input; none where a step is of several models."""
     models = sorted({record.model for record in view.recorded if record.step == step})
     return columns_of(view.models.get(models[0], {})) if len(models) == 1 else []
@@ -190,7 +190,7 @@ def _method(evidence: Evidence, reader: AttributionReader) -> list[str]:
 
 def _table_changes(block: Block, evidence: Evidence, view: RunView) -> TableChanges:
     """Changed cells by the columns of the audited model; a summary of them becomes the block's table."""
-    changes = TableChanges(evidence, _fields(view, block.step))
+    changes = TableChanges(evidence, fields_of(view, block.step))
     rows = changes.summary()
     block.table = Table(HEADER, rows[:MAX_TABLE], _left_out(len(rows), MAX_TABLE, "columns"))
     return changes
@@ -213,7 +213,7 @@ def _texts(value: Any) -> Iterator[str]:
     yield from (clean(item) for item in value) if isinstance(value, list) else ()
 
 
-def _bounds(view: RunView, evidence: Evidence, step: str) -> tuple[float, float] | None:
+def bounds_of(view: RunView, evidence: Evidence, step: str) -> tuple[float, float] | None:
     """Black and white of a picture: the evidence's own bounds, else those of the audited model's input."""
     own = evidence.meta.get("bounds")
     models = {f.model for f in view.findings if f.step == step} | {r.model for r in view.recorded if r.step == step}
@@ -238,10 +238,10 @@ def _floats(evidence: Evidence, name: str) -> Any:
     return np.asarray(evidence.column(name), dtype=np.float64).reshape(len(evidence))
 
 
-def _curve(block: Block, evidence: Evidence, number: int) -> None:
+def lines_of(evidence: Evidence) -> list[_charts.Series]:
+    """The lines of a ``curve``, each from left to right."""
     import numpy as np
 
-    meta = evidence.meta
     x, y = _floats(evidence, "x"), _floats(evidence, "y")
     low, high = (_floats(evidence, name) if name in evidence.fields else None for name in ("low", "high"))
     named = evidence.column("series").astype(str) if "series" in evidence.fields else np.full(len(x), "")
@@ -251,6 +251,11 @@ def _curve(block: Block, evidence: Evidence, number: int) -> None:
         rows = rows[np.argsort(x[rows], kind="stable")]
         band = [None if side is None else side[rows] for side in (low, high)]
         series.append(_charts.Series(clean(name), x[rows], y[rows], *band))
+    return series
+
+
+def _curve(block: Block, evidence: Evidence, number: int) -> None:
+    meta, series = evidence.meta, lines_of(evidence)
     labels = {key: str(meta.get(f"{key}_label") or key) for key in ("x", "y")}
     block.charts.append(
         _charts.curve(
