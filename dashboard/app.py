@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import streamlit as st
 
@@ -12,6 +13,8 @@ from audit import __version__
 from audit.parameters import UserError
 from dashboard import links, theme, words
 from dashboard.words import _
+
+ICON = Path(__file__).parent / "icon.svg"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def main() -> None:
     """Draw the frame, then the page that the address names."""
     st.set_page_config(
         page_title="assay",
-        page_icon=":material/fact_check:",
+        page_icon=str(ICON),
         layout="wide",
         menu_items={"About": f"assay {__version__}"},
     )

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 from urllib.parse import urlencode
 
@@ -20,6 +20,11 @@ KEPT = ("lang",)
 def offer(found: dict[str, Page]) -> None:
     """Say which pages there are, by name."""
     st.session_state["_pages"] = found
+
+
+def offered(name: str) -> bool:
+    """Whether there is a page of this name."""
+    return name in st.session_state.get("_pages", {})
 
 
 def page(name: str) -> Page:
@@ -41,6 +46,74 @@ def note(**where: str | None) -> None:
             st.query_params.pop(name, None)
         elif st.query_params.get(name) != value:
             st.query_params[name] = value
+
+
+def select(
+    name: str,
+    label: str,
+    options: Sequence[str],
+    shown: Callable[[str], str] = str,
+    *,
+    default: str | None = None,
+    empty: str = "",
+    segmented: bool = False,
+) -> str | None:
+    """A choice that the address holds: what is chosen is written into it, and an address that names an option chooses it.
+
+    Args:
+        name: of the parameter.
+        shown: an option as the reader sees it.
+        default: chosen where the address says nothing; without it the first option, or none where `empty` is given.
+        empty: what stands there while nothing is chosen.
+        segmented: draw a row of buttons instead of a list.
+    """
+    given = asked(name)
+    first = default if default in options else None if empty or not options else options[0]
+    current = given if given in options else first
+    key = f"choice-{name}"
+    st.session_state[key] = current
+
+    def changed() -> None:
+        note(**{name: st.session_state[key]})
+
+    if segmented:
+        st.segmented_control(
+            label, options, format_func=shown, key=key, on_change=changed, label_visibility="collapsed", required=True
+        )
+    else:
+        st.selectbox(
+            label, options, format_func=shown, key=key, on_change=changed, index=None, placeholder=empty or None
+        )
+    return current
+
+
+def typed(name: str, label: str, placeholder: str = "") -> str:
+    """A text that the address holds."""
+    current = asked(name) or ""
+    key = f"typed-{name}"
+    st.session_state[key] = current
+
+    def changed() -> None:
+        note(**{name: st.session_state[key] or None})
+
+    st.text_input(label, key=key, placeholder=placeholder, on_change=changed)
+    return current
+
+
+def several(
+    name: str, label: str, options: Sequence[str], shown: Callable[[str], str] = str, *, empty: str = ""
+) -> list[str]:
+    """Any number of options, held by the address."""
+    given = (asked(name) or "").split("~")
+    current = [option for option in options if option in given]
+    key = f"several-{name}"
+    st.session_state[key] = current
+
+    def changed() -> None:
+        note(**{name: "~".join(st.session_state[key]) or None})
+
+    st.multiselect(label, options, format_func=shown, key=key, placeholder=empty or None, on_change=changed)
+    return current
 
 
 def parameters(where: Mapping[str, str | None]) -> dict[str, str]:
@@ -71,6 +144,6 @@ def follow(current: Page) -> None:
     if name is None:
         return
     rest = {key: value for key, value in st.query_params.items() if key != PAGE}
-    if name in st.session_state["_pages"] and page(name) is not current:
+    if offered(name) and page(name) is not current:
         st.switch_page(page(name), query_params=rest)
     st.query_params.pop(PAGE)

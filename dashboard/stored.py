@@ -17,6 +17,7 @@ from audit.report._view import RunView
 from audit.report._words import clean, mapping
 from audit.run_folder import Run
 from audit.stored import audit_home
+from dashboard.words import verdict_word
 
 SUMMARIES = 4096
 VIEWS = 8
@@ -99,6 +100,15 @@ def run(home: Path, name: str) -> RunView:
     if Path(name).name != name or not path.is_dir():
         raise UserError(f"there is no run '{name}' in {home / 'runs'}")
     return _view(path, _stamp(path, WATCHED))
+
+
+def described(summary: RunSummary) -> str:
+    """A run on one line, as a choice."""
+    when = f"{summary.started:%Y-%m-%d %H:%M}" if summary.started else ""
+    models = ", ".join(model.shown for model in summary.models)
+    return " · ".join(
+        part for part in (verdict_word(summary.word), summary.scenario, models, when, summary.name) if part
+    )
 
 
 def _newest(summary: RunSummary) -> tuple[float, str]:

@@ -53,6 +53,18 @@ def options() -> dict[str, Any]:
     }
 
 
+@cache
+def _gate_rules() -> str:
+    sheet = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    return "\n".join(re.findall(r"^svg\.gate.*$", sheet, re.MULTILINE))
+
+
+def gate_style(status: str) -> str:
+    """The report's own rules for a gate's drawing, for a picture that sees none of the page's."""
+    named = "".join(f"--{name}: {value};" for name, value in colours(mode()).items())
+    return f"svg {{ {named} --tone: var(--{status}); }}\n{_gate_rules()}"
+
+
 def apply() -> None:
     """Put the style sheet into the page."""
     st.html(f"<style>{_style()}</style>")
@@ -78,6 +90,12 @@ _RULES = """
 .verdict .soft { color: var(--soft); margin: 8px 0 0; }
 .verdict .counts { flex: none; display: grid; grid-template-columns: auto auto; gap: 3px 14px; align-content: start; margin: 0; }
 .verdict .counts dd { margin: 0; text-align: right; font-weight: 600; font-variant-numeric: tabular-nums; }
+h3.opened { font-size: 1.35rem; margin: 0; padding: 0; }
+.facts { margin: 0; font-size: 14px; }
+.facts div { display: grid; grid-template-columns: minmax(110px, 30%) 1fr; gap: 10px; padding: 2px 0; border-bottom: 1px solid var(--line); }
+.facts dt { color: var(--soft); font-weight: 400; }
+.facts dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
+.listed { margin: 0; padding-left: 20px; font-size: 14.5px; overflow-wrap: anywhere; }
 .tone { color: var(--tone); font-weight: 600; white-space: nowrap; }
 .pass { --tone: var(--pass); } .fail { --tone: var(--fail); } .inconclusive { --tone: var(--inconclusive); } .void { --tone: var(--void); }
 .error { --tone: var(--error); } .not_applicable { --tone: var(--not_applicable); } .info { --tone: var(--info); } .waived { --tone: var(--waived); }

@@ -12,26 +12,27 @@ from audit.finding import Severity, Status
 from audit.language import LANGUAGES, choose, gettext
 from audit.language import ngettext as _ngettext
 from audit.report._words import STATUS, VERDICTS
+from dashboard import links
+
+LANGUAGE = "language"
+"""Where a session keeps the reader's choice."""
 
 __all__ = ["_", "choose_language", "ngettext", "severity_word", "status_sign", "status_word", "verdict_word"]
 
 
 def choose_language() -> None:
     """The choice in the sidebar; what follows in this run of the script speaks it."""
+    known = links.asked("lang") or st.session_state.get(LANGUAGE)
     with st.sidebar:
-        chosen = st.selectbox(
-            "Language · 语言",
-            list(LANGUAGES),
-            format_func=lambda code: LANGUAGES[str(code)],
-            key="lang",
-            bind="query-params",
-        )
+        chosen = links.select("lang", "Language · 语言", list(LANGUAGES), lambda code: LANGUAGES[code], default=known)
+    st.session_state[LANGUAGE] = chosen
+    links.note(lang=chosen if chosen != "en" else None)  # the menu of pages forgets the address
     choose(str(chosen))
 
 
 def _speak() -> None:
     """A fragment runs again by itself, in a thread that has heard of no language."""
-    choose(str(st.session_state.get("lang", "en")))
+    choose(str(st.session_state.get(LANGUAGE, "en")))
 
 
 def _(text: str) -> str:

@@ -48,7 +48,7 @@ class Html(Renderer):
             lines=lines(view),
             grids=grids(view),
             sweeps=sweeps(view),
-            facts=_facts(view),
+            facts=facts(view),
             version=__version__,
         )
         return text.rstrip("\n") + "\n"
@@ -126,7 +126,7 @@ def _step(view: RunView, step: str) -> dict[str, Any]:
     }
 
 
-def _facts(view: RunView) -> dict[str, list[tuple[str, str]]]:
+def facts(view: RunView) -> dict[str, list[tuple[str, str]]]:
     """What was audited, with what, when: (name, value) rows below headings."""
     found: dict[str, list[tuple[str, str]]] = {}
     for ref, facts in view.models.items():

@@ -1,0 +1,85 @@
+"""Gates as a table: each one's interval against its threshold on one line. A row that is chosen opens its finding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from audit.finding import Finding, Severity
+from audit.report._gate_line import gate_line
+from audit.report._words import gate_of, interval_of, n_of, part_of, value_of
+from dashboard import links, pictures, theme
+from dashboard.words import _, severity_word, status_sign
+
+ROW_HEIGHT = 46
+SHOWN = 10
+"""Rows that are seen without scrolling."""
+
+
+def table(findings: Sequence[Finding], *, key: str, with_model: bool = False) -> None:
+    """Findings as rows; choosing one writes it into the address.
+
+    Args:
+        key: of the table.
+        with_model: add a column that names the model.
+    """
+    import pandas as pd
+
+    rows = [_row(finding) for finding in findings]
+    frame = pd.DataFrame(rows)
+    shown = [name for name in frame.columns if name != "model" or with_model]
+    state = st.dataframe(
+        frame,
+        key=key,
+        column_order=shown,
+        column_config=_columns(),
+        hide_index=True,
+        row_height=ROW_HEIGHT,
+        height=min(len(rows), SHOWN) * ROW_HEIGHT + 40,
+        on_select="rerun",
+        selection_mode="single-row",
+        alt=_("Gates with their intervals"),
+    )
+    if chosen := state["selection"]["rows"]:
+        links.note(finding=findings[chosen[0]].id)
+
+
+def key_line() -> str:
+    """How to read the drawing."""
+    return _(
+        "Bar: 95 % interval, dot: what was measured. Tinted, from the flagged mark on: what the gate accepts. "
+        "A gate passes only when the whole bar lies there."
+    )
+
+
+def _row(finding: Finding) -> dict[str, Any]:
+    drawing = gate_line(finding)
+    gate = gate_of(finding)
+    return {
+        "status": status_sign(finding.status),
+        "gate": (finding.title or finding.check) + (f" ({part_of(finding)})" if finding.dims else ""),
+        "model": finding.model,
+        "required": str(gate) if gate else finding.required or "–",
+        "measured": " · ".join(part for part in (value_of(finding), interval_of(finding)) if part),
+        "drawn": pictures.svg_address(drawing, theme.gate_style(finding.status)) if drawing else None,
+        "n": n_of(finding),
+        "severity": f"{list(Severity).index(finding.severity) + 1} {severity_word(finding.severity)}",
+        "check": finding.step,
+    }
+
+
+def _columns() -> dict[str, Any]:
+    text = st.column_config.TextColumn
+    return {
+        "status": text(_("Status"), width=130, pinned=True),
+        "gate": text(_("Gate"), width=280),
+        "model": text(_("Model"), width=130),
+        "required": text(_("Required"), width=100),
+        "measured": text(_("Measured · 95 % interval"), width=190),
+        "drawn": st.column_config.ImageColumn(_("Interval against gate"), width=280),
+        "n": text("n", width=80),
+        "severity": text(_("Severity"), width=100, help=_("1 low, 2 medium, 3 high, 4 critical")),
+        "check": text(_("Check"), width=240),
+    }
