@@ -17,11 +17,11 @@ JOBS = ("cook", "nurse", "clerk", "smith")
 
 
 @cache
-def people(n: int = 200) -> AuditData:
+def people(n: int = 300) -> AuditData:
     """`n` test rows and as many members: three numbers, a job that is independent of them, a label with much noise."""
     rng = np.random.default_rng(0)
     numbers, job = rng.normal(size=(2 * n, 3)), rng.integers(0, len(JOBS), 2 * n)
-    label = (numbers[:, 0] + 0.5 * (job == 1) + rng.normal(size=2 * n) > 0).astype(int)
+    label = (numbers[:, 0] + 0.5 * (job == 1) + 2 * rng.normal(size=2 * n) > 0).astype(int)
     x = np.column_stack([numbers, job])
     return from_arrays(
         x[:n], label[:n], x_train=x[n:], y_train=label[n:], feature_names=["a", "b", "c", "job"],
@@ -34,7 +34,7 @@ class JobNet(nn.Module):
 
     def __init__(self, sees_job: bool) -> None:
         super().__init__()
-        self.weight = 2.0 if sees_job else 0.0
+        self.weight = 4.0 if sees_job else 0.0
         self.net = nn.Sequential(nn.Linear(3 + len(JOBS), 128), nn.ReLU(), nn.Linear(128, 2))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """Attribute inference: guessing one sensitive column of a record from the rest of it, its label and a model's answers.
 
-The adversary puts every value into the record, asks the model, and weighs how well each answer suits the known label:
-``P(value | record, label) ∝ P(value | other columns) · P(label | other columns, value)``, the second factor being the model's. A guess
-that could have been made without the model is no leak of it: imputation, by learners that see the other columns and the label, is the
-measure of that. Nothing is learned from a member's sensitive value.
+The adversary puts every value into the record, asks the model, and weighs how well each answer suits the known label with what is known
+without the model: ``P(value) · P(label | record with the value)``. Imputation, by learners that see the other columns and the label, is
+both that prior and what the attack is measured against: a model whose answers do not depend on the column gains exactly nothing,
+and a guess that could have been made without the model is no leak of it. (The label then counts twice, which costs the
+adversary a little where the model and imputation say the same.) Nothing is learned from a member's sensitive value.
 
 Source: Fredrikson et al. 2014, "Privacy in Pharmacogenetics", USENIX Security 23:17-32 (likelihood times prior; confusion matrix and
 Gaussian errors for models that give labels or values); Yeom et al. 2018, arXiv:1709.01604 (members against non-members); Jayaraman &
@@ -294,7 +295,7 @@ def log_marginal(truth: NDArray[np.intp], n_guesses: int) -> NDArray[np.float64]
 
 Prior = Literal["imputation", "marginal", "none"]
 PRIORS: tuple[Prior, ...] = ("imputation", "marginal", "none")
-"""What the other columns say of the value; its share of the reference rows; nothing."""
+"""What the other columns and the label say of the value; its share of the reference rows; nothing."""
 
 
 @dataclass(frozen=True)
@@ -346,44 +347,33 @@ def attack(
         Attacked members, attacked held-out rows, and the learner that imputes.
     """
     k, truth = len(found.names), found.of(reference.x[:, column])
-    seed = int(rng.integers(2**63))
+    known = None if population is None else (_known(population, column), found.of(population.x[:, column]))
+    imputed = impute(
+        _known(reference, column), truth, _known(members, column), k, categorical=_categorical(model, column),
+        population=known, rng=rng,
+    )  # fmt: skip
 
-    def imputed(labelled: bool) -> Imputed:
-        further = None
-        if population is not None:
-            further = _known(population, column, labelled), found.of(population.x[:, column])
-        return impute(
-            _known(reference, column, labelled), truth, _known(members, column, labelled), k,
-            categorical=_categorical(model, column, labelled), population=further, rng=np.random.default_rng(seed),
-        )  # fmt: skip
-
-    def believed(records: Batch, of: NDArray[np.intp], log_without: Any, log_prior: Any) -> Attacked:
+    def believed(records: Batch, log_imputed: NDArray[np.float64]) -> Attacked:
         likelihood = log_likelihood(model, records, column, found, reference)
-        marginal = log_marginal(truth, k)
-        beliefs: dict[Prior, NDArray[np.float64]] = {
-            "imputation": posterior(log_prior, likelihood),
-            "marginal": posterior(marginal, likelihood),
-            "none": posterior(np.zeros_like(marginal), likelihood),
-        }
-        return Attacked(records, of, np.exp(log_without), beliefs)
+        log_priors = {"imputation": log_imputed, "marginal": log_marginal(truth, k), "none": np.zeros((1, k))}
+        beliefs = {prior: posterior(log_priors[prior], likelihood) for prior in PRIORS}
+        return Attacked(records, found.of(records.x[:, column]), np.exp(log_imputed), beliefs)
 
-    baseline, prior = imputed(labelled=True), imputed(labelled=False)
-    inside = believed(members, found.of(members.x[:, column]), baseline.members, prior.members)
-    outside = believed(reference.take(attacked), truth[attacked], baseline.test[attacked], prior.test[attacked])
-    return inside, outside, baseline.learner
+    inside = believed(members, imputed.members)
+    return inside, believed(reference.take(attacked), imputed.test[attacked]), imputed.learner
 
 
-def _known(batch: Batch, column: int, labelled: bool) -> NDArray[np.float64]:
+def _known(batch: Batch, column: int) -> NDArray[np.float64]:
     """What is known of records without the model: the other columns, and the label as the last one."""
     others = np.delete(np.asarray(batch.x, dtype=np.float64), column, axis=1)
-    return np.column_stack([others, batch.labels]) if labelled else others
+    return np.column_stack([others, batch.labels])
 
 
-def _categorical(model: AuditedModel, column: int, labelled: bool) -> NDArray[np.bool_]:
+def _categorical(model: AuditedModel, column: int) -> NDArray[np.bool_]:
     """Which columns of `_known` are codes."""
     codes = [field.kind == "category" for field in model.spec.fields]
     del codes[column]
-    return np.array([*codes, *([model.task == "classification"] if labelled else [])], dtype=bool)
+    return np.array([*codes, model.task == "classification"], dtype=bool)
 
 
 # --- how much better -----------------------------------------------------------------------------------------------

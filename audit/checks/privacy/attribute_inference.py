@@ -34,9 +34,10 @@ class AttributeInference(Check):
     """How much better an adversary who asks the model guesses one sensitive column of a record than one who does not.
 
     The adversary knows the record but for the column, and its label; tries every value of a category, or points of every bin of a
-    number; and weighs the model's probability of the label with a prior: what the other columns say (``imputation``), the value's share
-    of the population (``marginal``), or nothing (``none``, the confidence attack). ``leak`` is that attack's accuracy minus the accuracy of
-    imputing the column from the other columns and the label without the model, on the same rows; the undivided number is of members with the prior ``imputation``.
+    number; and weighs the model's probability of the label with a prior: what the other columns and the label say (``imputation``), the
+    value's share of the test rows (``marginal``), or nothing (``none``, the confidence attack). ``leak`` is the accuracy of that minus the
+    accuracy of imputation alone, on the same rows; the undivided number is of members and of the prior ``imputation``, with which a model
+    that does not heed the column leaks exactly nothing.
     A model that serves its purpose may leak what holds for everybody: ``memorised``, the leak on members minus that on rows it never
     saw, is what training on these records gave away; it is told for each value, too. Of a number ``leak_r2`` says the same in R².
 
