@@ -28,13 +28,12 @@ def table(findings: Sequence[Finding], *, key: str, with_model: bool = False) ->
     import pandas as pd
 
     rows = [_row(finding) for finding in findings]
-    frame = pd.DataFrame(rows)
-    shown = [name for name in frame.columns if name != "model" or with_model]
+    columns = _columns()
     state = st.dataframe(
-        frame,
+        theme.toned(pd.DataFrame(rows), "status", [str(finding.status) for finding in findings]),
         key=key,
-        column_order=shown,
-        column_config=_columns(),
+        column_order=[name for name in columns if name != "model" or with_model],
+        column_config=columns,
         hide_index=True,
         row_height=ROW_HEIGHT,
         height=min(len(rows), SHOWN) * ROW_HEIGHT + 40,
@@ -73,13 +72,13 @@ def _row(finding: Finding) -> dict[str, Any]:
 def _columns() -> dict[str, Any]:
     text = st.column_config.TextColumn
     return {
-        "status": text(_("Status"), width=130, pinned=True),
-        "gate": text(_("Gate"), width=280),
+        "status": text(_("Status"), width=118),
+        "severity": text(_("Severity"), width=84, help=_("1 low, 2 medium, 3 high, 4 critical")),
+        "gate": text(_("Gate"), width=220),
+        "drawn": st.column_config.ImageColumn(_("Interval against gate"), width=272),
+        "measured": text(_("Measured · 95 % interval"), width=184),
+        "required": text(_("Required"), width=76),
+        "n": text("n", width=70),
         "model": text(_("Model"), width=130),
-        "required": text(_("Required"), width=100),
-        "measured": text(_("Measured · 95 % interval"), width=190),
-        "drawn": st.column_config.ImageColumn(_("Interval against gate"), width=280),
-        "n": text("n", width=80),
-        "severity": text(_("Severity"), width=100, help=_("1 low, 2 medium, 3 high, 4 critical")),
-        "check": text(_("Check"), width=240),
+        "check": text(_("Check"), width=230),
     }

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -81,9 +81,8 @@ def select(
             label, options, format_func=shown, key=key, on_change=changed, label_visibility="collapsed", required=True
         )
     else:
-        st.selectbox(
-            label, options, format_func=shown, key=key, on_change=changed, index=None, placeholder=empty or None
-        )
+        missing: dict[str, Any] = {"index": None, "placeholder": empty} if empty else {}
+        st.selectbox(label, options, format_func=shown, key=key, on_change=changed, **missing)
     return current
 
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from audit.finding import Finding
 from audit.parameters import UserError
 from audit.report._view import RunView
 from audit.report._words import clean, mapping
@@ -198,3 +199,17 @@ def _time(text: Any) -> datetime.datetime | None:
     except ValueError:
         return None
     return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
+
+
+def gates(summary: RunSummary) -> tuple[Finding, ...]:
+    """The findings of a run that have a gate; none where they cannot be read. Numbers without a gate are not even parsed."""
+    return _gates(summary.path, _stamp(summary.path, WATCHED[:2]))
+
+
+@lru_cache(maxsize=SUMMARIES)
+def _gates(path: Path, stamp: Stamp) -> tuple[Finding, ...]:
+    try:
+        lines = (path / "findings.jsonl").read_text(encoding="utf-8").splitlines()
+        return tuple(Finding.model_validate_json(line) for line in lines if '"required":' in line)
+    except (OSError, ValueError):
+        return ()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
 
 from audit.report.html import TEMPLATES
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pandas.io.formats.style import Styler
 
 Mode = Literal["light", "dark"]
 
@@ -65,6 +70,12 @@ def gate_style(status: str) -> str:
     return f"svg {{ {named} --tone: var(--{status}); }}\n{_gate_rules()}"
 
 
+def toned(frame: pd.DataFrame, column: str, statuses: Sequence[str]) -> Styler:
+    """A table whose `column` has the colours of the rows' statuses; its text says the same by a sign and a word."""
+    palette = colours(mode())
+    return frame.style.apply(lambda _: [f"color: {palette[status]}" for status in statuses], subset=[column])
+
+
 def apply() -> None:
     """Put the style sheet into the page."""
     st.html(f"<style>{_style()}</style>")
@@ -78,7 +89,7 @@ def _style() -> str:
 
 
 _RULES = """
-.stMainBlockContainer { padding-top: 3.2rem; padding-bottom: 3rem; max-width: 1760px; }
+.stMainBlockContainer { padding: 4rem 2.2rem 3rem; max-width: 1760px; }
 .verdict { display: flex; gap: 20px; align-items: flex-start; padding: 18px 22px; border: 1px solid var(--tone); border-left-width: 10px;
   border-radius: 8px; background: color-mix(in srgb, var(--tone) 9%, var(--paper)); color: var(--ink); }
 .verdict .sign { flex: none; width: 52px; height: 52px; border-radius: 50%; background: var(--tone); color: var(--paper); font-size: 30px;

@@ -1,15 +1,167 @@
-"""Overview: every run, what it came to, and what was not tested."""
+"""Overview: every run and what it came to, what was tested beside what was not, and the course of a model over its versions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import streamlit as st
 
-from dashboard import links, stored
-from dashboard.words import _, verdict_word
+from audit.finding import Status
+from audit.names import available
+from audit.numbers import show_seconds
+from audit.report._words import VERDICTS
+from dashboard import course, links, stored, theme
+from dashboard.stored import RunSummary
+from dashboard.words import _, ngettext, status_sign, verdict_word
+
+SHOWN = 12
+"""Rows that are seen without scrolling."""
+ROW_HEIGHT = 36
+COUNTED = (
+    Status.FAIL,
+    Status.ERROR,
+    Status.VOID,
+    Status.INCONCLUSIVE,
+    Status.WAIVED,
+    Status.NOT_APPLICABLE,
+    Status.PASS,
+)
 
 
 def show() -> None:
     """Draw the page."""
+    home = stored.home()
+    found = stored.runs(home)
     st.title(_("Overview"))
-    for summary in stored.runs(stored.home()):
-        links.link(f"{verdict_word(summary.word)} · {summary.name}", "run", run=summary.name)
+    if not found:
+        _how_to_start(str(home))
+        return
+    _told(found)
+    _damage([summary for summary in found if summary.problem])
+    chosen = _filtered(found)
+    if chosen:
+        _table(chosen)
+    else:
+        st.info(_("No run is like that."))
+    course.show(found)
+
+
+def _how_to_start(home: str) -> None:
+    st.info(_("There are no runs in {home} yet.").format(home=home), icon=":material/inbox:")
+    st.write(_("Audit four models that come with assay, from training to verdict:"))
+    st.code("audit demo", language="console")
+    st.write(_("Or audit your own: register a model, write what it must show, and run it:"))
+    st.code(
+        "audit model add digits weights.safetensors --factory mypackage.nets:cnn \\\n"
+        "    --task classification --classes 10 --input image --shape 1,8,8 --bounds 0,16\n"
+        "audit init --model digits --data sklearn.digits\n"
+        "audit run digits.yaml",
+        language="console",
+    )
+
+
+def _told(found: Sequence[RunSummary]) -> None:
+    models = {model.name for summary in found for model in summary.models}
+    runs = ngettext("{n} run", "{n} runs", len(found)).format(n=f"{len(found):,}")
+    named = ngettext("of {n} model", "of {n} models", len(models)).format(n=f"{len(models):,}")
+    st.caption(f"{runs} {named}")
+
+
+def _damage(broken: Sequence[RunSummary]) -> None:
+    if broken:
+        lines = "\n".join(f"- `{summary.name}`: {summary.problem}" for summary in broken)
+        st.error(f"{_('Damaged run folders; the others open as ever:')}\n\n{lines}", icon=":material/broken_image:")
+
+
+def _filtered(found: Sequence[RunSummary]) -> list[RunSummary]:
+    """The runs that the filters and the search leave."""
+    words = [word for word in VERDICTS if any(summary.word == word for summary in found)]
+    models = sorted({model.name for summary in found for model in summary.models})
+    scenarios = sorted({summary.scenario for summary in found if summary.scenario})
+    columns = st.columns([3, 3, 3, 3])
+    with columns[0]:
+        text = links.typed("q", _("Search"), _("run, model, scenario, check"))
+    with columns[1]:
+        verdict = links.several("verdict", _("Verdict"), words, verdict_word, empty=_("every verdict"))
+    with columns[2]:
+        model = links.several("model", _("Model"), models, empty=_("every model"))
+    with columns[3]:
+        scenario = links.several("scenario", _("Scenario"), scenarios, empty=_("every scenario"))
+    return [
+        summary
+        for summary in found
+        if (not verdict or summary.word in verdict)
+        and (not model or any(known.name in model for known in summary.models))
+        and (not scenario or summary.scenario in scenario)
+        and all(word in _searched(summary) for word in text.lower().split())
+    ]
+
+
+def _searched(summary: RunSummary) -> str:
+    models = " ".join(model.shown for model in summary.models)
+    return " ".join((summary.name, summary.scenario, models, *summary.checks, summary.sentence)).lower()
+
+
+def _table(found: Sequence[RunSummary]) -> None:
+    import pandas as pd
+
+    families = _families()
+    frame = pd.DataFrame([_row(summary, families) for summary in found])
+    counted = [status for status in COUNTED if any(summary.counts.get(status) for summary in found)]
+    columns = _columns(counted)
+    state = st.dataframe(
+        theme.toned(frame, "verdict", [VERDICTS.get(summary.word, VERDICTS["damaged"])[0] for summary in found]),
+        key="runs",
+        column_order=list(columns),
+        column_config=columns,
+        hide_index=True,
+        row_height=ROW_HEIGHT,
+        height=min(len(found), SHOWN) * ROW_HEIGHT + 40,
+        on_select="rerun",
+        selection_mode="single-row",
+        placeholder="",
+        alt=_("Runs with their verdicts"),
+    )
+    st.caption(_("Choose a row to open its run. Numbers count findings; a click on a heading sorts."))
+    if chosen := state["selection"]["rows"]:
+        links.go("run", run=found[chosen[0]].name)
+
+
+def _families() -> list[str]:
+    return sorted({name.split(".")[0] for name in available("checks")})
+
+
+def _row(summary: RunSummary, families: Sequence[str]) -> dict[str, Any]:
+    tested = {check.split(".")[0] for check in summary.checks}
+    return {
+        "verdict": verdict_word(summary.word),
+        "model": ", ".join(model.shown for model in summary.models),
+        "scenario": summary.scenario,
+        **{str(status): summary.counts.get(status) or None for status in COUNTED},
+        "tested": [_(family) for family in families if family in tested],
+        "not_tested": [_(family) for family in families if family not in tested] if tested else None,
+        "started": summary.started,
+        "took": show_seconds(summary.seconds) if summary.seconds is not None else "",
+        "run": summary.name,
+    }
+
+
+def _columns(counted: Sequence[Status]) -> dict[str, Any]:
+    config = st.column_config
+    return {
+        "verdict": config.TextColumn(_("Verdict"), width=150),
+        "model": config.TextColumn(_("Model and version"), width=150),
+        "scenario": config.TextColumn(_("Scenario"), width=110),
+        **{
+            str(status): config.NumberColumn(
+                status_sign(status), width=60 if status in ("pass", "fail", "void") else 92
+            )
+            for status in counted
+        },
+        "tested": config.ListColumn(_("Tested"), width=230),
+        "not_tested": config.ListColumn(_("Not tested"), width=180),
+        "started": config.DatetimeColumn(_("Started (UTC)"), format="YYYY-MM-DD HH:mm", timezone="UTC", width=130),
+        "took": config.TextColumn(_("Took"), width=90),
+        "run": config.TextColumn(_("Run"), width=210),
+    }
