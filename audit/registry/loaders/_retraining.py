@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from audit.model import InputSpec
+
 Rows = Callable[["NDArray[Any]"], Any]
 """From an array ``(N, F)`` to what the estimator is fed."""
 
@@ -17,9 +19,27 @@ def seeded_clone(estimator: Any, seed: int) -> Any:
     from sklearn.base import clone
 
     fresh = clone(estimator)
-    named = {name: name.rpartition("__")[2] for name in fresh.get_params()}
-    changed = {name: seed for name, last in named.items() if last == "random_state"}
-    return fresh.set_params(**changed, **{name: 1 for name, last in named.items() if last == "n_jobs"})
+    own = {name: (name.rpartition("__")[2], value) for name, value in fresh.get_params().items()}
+    seeds = {name: seed for name, (last, _) in own.items() if last == "random_state"}
+    threads = {name: 1 for name, (last, value) in own.items() if last == "n_jobs" and value is not None}
+    return fresh.set_params(**seeds, **threads)
+
+
+def asks_for_types(estimator: Any) -> bool:
+    """Whether it learns from a column's type that it holds categories."""
+    return any(isinstance(value, str) and value == "from_dtype" for value in estimator.get_params().values())
+
+
+def with_category_types(rows: Rows, spec: InputSpec) -> Rows:
+    """The same DataFrame with columns of categories in the type that pandas has for them."""
+
+    def typed(x: NDArray[Any]) -> Any:
+        table = rows(x)
+        return table.astype(
+            {field.name: "category" for field in spec.fields if field.kind == "category" and field.name in table}
+        )
+
+    return typed
 
 
 class Refittable:

@@ -10,7 +10,7 @@ from audit.model import AuditedModel, Capability, InputSpec, OutputSpace
 from audit.parameters import UserError
 from audit.registry.importing import one_line
 from audit.registry.loaders import Inferred, Loader
-from audit.registry.loaders._retraining import Refittable, seeded_clone
+from audit.registry.loaders._retraining import Refittable, asks_for_types, seeded_clone, with_category_types
 from audit.registry.loaders._shared import (
     audited,
     black_box,
@@ -85,7 +85,9 @@ class Skops(Loader):
         rows = row_layout(estimator, card.spec, card.ref)
 
         def fresh(seed: int) -> Refittable:
-            return Refittable(seeded_clone(estimator, seed), rows, getattr(estimator, "classes_", None))
+            untrained = seeded_clone(estimator, seed)
+            fed = with_category_types(rows, card.spec) if asks_for_types(untrained) else rows
+            return Refittable(untrained, fed, getattr(estimator, "classes_", None))
 
         forward = through_numpy(lambda x: ask(rows(x)))
         return audited(card, self.capabilities(card.output), forward, native=estimator, fresh=fresh)

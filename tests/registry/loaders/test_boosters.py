@@ -16,10 +16,11 @@ import torch
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 
 from audit.model import AuditedModel, Capability, Field, InputSpec
-from audit.parameters import UserError
+from audit.parameters import NotApplicable, UserError
 from audit.registry.loaders._lightgbm_file import read_lightgbm
 from audit.registry.loaders._ubjson import parse_ubjson
 from audit.registry.loaders._xgboost_file import read_xgboost
+from audit.registry.loaders._xgboost_training import training_parameters
 from audit.registry.store import Registry
 
 xgboost = pytest.importorskip("xgboost")
@@ -79,7 +80,7 @@ def test_xgboost_two_classes(suffix: str, registry: Registry, tmp_path: Path) ->
     path = kept(booster, tmp_path, suffix)
     model = opened(registry, path, classes=["malignant", "benign"])
     p = booster.predict(xgboost.DMatrix(x))
-    assert model.capabilities == {Capability.PROBABILITIES, Capability.LABELS}
+    assert model.capabilities == {Capability.PROBABILITIES, Capability.LABELS, Capability.RETRAIN}
     np.testing.assert_array_equal(model.scores(rows(x))[:, 1].numpy(), p.astype(np.float64))
     margin = opened(registry, path, output="margin")
     assert Capability.LOGITS in margin.capabilities
@@ -460,3 +461,85 @@ def test_truncated_lightgbm_files_are_one_line(registry: Registry, tmp_path: Pat
         with pytest.raises(UserError) as error:
             opened(registry, path)
         assert "\n" not in str(error.value)
+
+
+# --- trained anew ---
+
+
+def xgb_parameters(booster: Any) -> tuple[dict[str, Any], str]:
+    return training_parameters(bytes(booster.save_raw("ubj")), "m")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"max_depth": 4, "eta": 0.17, "lambda": 3.0},
+        {"max_depth": 1, "eta": 0.5},
+        {"max_depth": 2, "eta": 0.3, "lambda": 0.0},
+        {"max_depth": 6, "eta": 1.0, "min_child_weight": 0.01},
+        {"max_depth": 3, "eta": 0.6, "num_parallel_tree": 3, "subsample": 0.7},
+    ],
+    ids=lambda given: f"depth{given['max_depth']}",
+)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_xgboost_files_tell_their_training(given: dict[str, Any], classes: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 5))
+    y = ((x[:, 0] + rng.normal(size=500)) > 0).astype(int) + (x[:, 1] > 1) * (classes > 2)
+    several = {"objective": "multi:softprob", "num_class": classes}
+    booster = xgb({**({"objective": "binary:logistic"} if classes == 2 else several), **given}, x, y, 8)
+    found, note = xgb_parameters(booster)
+    assert found["eta"] == pytest.approx(given["eta"], abs=1e-3)
+    assert found["lambda"] == pytest.approx(given.get("lambda", 1.0), abs=1e-2)
+    assert (found["max_depth"], found["num_parallel_tree"]) == (given["max_depth"], given.get("num_parallel_tree", 1))
+    assert found["min_child_weight"] == pytest.approx(given.get("min_child_weight", 1.0), abs=0.02)
+    assert "eta, lambda and depth read from the file's trees" in note
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:xgboost")
+def test_xgboost_says_where_trees_do_not_tell_or_are_none() -> None:
+    x, y = CANCER
+    found, note = xgb_parameters(xgb({"objective": "binary:logistic", "alpha": 2.0}, x, y, 8))
+    assert "eta" not in found
+    assert note.startswith("trained as XGBoost does by default")
+    weighted, _ = xgb_parameters(xgb({"objective": "binary:logistic", "scale_pos_weight": 4.0}, x, y))
+    assert weighted["scale_pos_weight"] == 4.0
+    for kind in ("dart", "gblinear"):
+        with pytest.raises(NotApplicable, match=f"XGBoost {kind} does not say how it was trained"):
+            xgb_parameters(xgb({"objective": "binary:logistic", "booster": kind}, x, y))
+
+
+@pytest.mark.parametrize("output", ["probability", "margin"])
+def test_xgboost_trains_the_same_model_anew(output: str, registry: Registry, tmp_path: Path) -> None:
+    x, y = CANCER
+    booster = xgb({"objective": "binary:logistic", "eta": 0.2, "lambda": 2.0}, x, y, 6)
+    model = opened(registry, kept(booster, tmp_path, "ubj"), output=output)
+    assert model.fresh is not None
+    again = model.fresh(0).fit(x, y)
+    ours = again.predict_proba(x) if output == "probability" else again.decision_function(x)
+    np.testing.assert_allclose(np.squeeze(ours), model.scores(rows(x)).numpy(), atol=1e-4)
+    assert again.booster.num_boosted_rounds() == 6
+
+
+def test_lightgbm_trains_the_same_model_anew(registry: Registry, tmp_path: Path) -> None:
+    x, y = CANCER
+    given = {
+        "objective": "binary",
+        "learning_rate": 0.2,
+        "min_data_in_leaf": 5,
+        "bagging_fraction": 0.5,
+        "bagging_freq": 1,
+    }
+    booster = lgb({**given, "seed": 4, "deterministic": True, "force_col_wise": True}, x, y, 6)
+    model = opened(registry, kept(booster, tmp_path, "txt"))
+    assert model.fresh is not None
+    again = model.fresh(4).fit(x, y)
+    np.testing.assert_allclose(again.predict_proba(x), model.scores(rows(x)).numpy(), atol=1e-9)
+    assert not np.allclose(model.fresh(5).fit(x, y).predict_proba(x), again.predict_proba(x))
+    assert again.booster.current_iteration() == 6
+    blank = kept(booster, tmp_path, "blank.txt")
+    blank.write_text(re.sub(r"parameters:.*end of parameters\n", "", blank.read_text(), flags=re.DOTALL))
+    silent = opened(registry, blank)
+    assert silent.fresh is not None
+    with pytest.raises(NotApplicable, match="does not say how it was trained"):
+        silent.fresh(0)

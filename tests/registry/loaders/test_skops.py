@@ -75,7 +75,7 @@ def rows(x: Any) -> torch.Tensor:
 def test_probabilities_equal_the_estimators(estimator: Any, registry: Registry, tmp_path: Path) -> None:
     estimator.fit(X, Y)
     model = opened(registry, saved(estimator, tmp_path), TREE, PREDICTOR)
-    assert model.capabilities == {Capability.PROBABILITIES, Capability.LABELS}
+    assert model.capabilities == {Capability.PROBABILITIES, Capability.LABELS, Capability.RETRAIN}
     assert (model.task, model.classes, model.output) == ("classification", ("0", "1", "2"), "probability")
     assert [f.name for f in model.spec.fields] == ["x0", "x1", "x2", "x3"]
     np.testing.assert_array_equal(model.scores(rows(X)).numpy(), estimator.predict_proba(X))
@@ -91,7 +91,11 @@ def test_a_regression_answers_values(estimator: Any, registry: Registry, tmp_pat
     x, y = load_diabetes(return_X_y=True)
     estimator.fit(x, y)
     model = opened(registry, saved(estimator, tmp_path), TREE)
-    assert (model.task, model.output, model.capabilities) == ("regression", "value", {Capability.VALUES})
+    assert (model.task, model.output, model.capabilities) == (
+        "regression",
+        "value",
+        {Capability.VALUES, Capability.RETRAIN},
+    )
     np.testing.assert_array_equal(model.predict(rows(x)).numpy(), estimator.predict(x))
 
 
@@ -531,3 +535,62 @@ def test_a_pipeline_of_texts_is_fed_texts(registry: Registry, tmp_path: Path) ->
     np.testing.assert_array_equal(model.scores(x).numpy(), pipeline.predict_proba(texts))
     with pytest.raises(UserError, match="say what it is fed"):
         opened(registry, saved(pipeline, tmp_path))
+
+
+# --- trained anew ---
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        RandomForestClassifier(5, random_state=7, n_jobs=2),
+        make_pipeline(StandardScaler(), DecisionTreeClassifier(max_depth=2, max_features=1, random_state=7)),
+    ],
+    ids=["forest", "pipeline"],
+)
+def test_the_same_estimator_is_fitted_anew_by_a_seed(estimator: Any, registry: Registry, tmp_path: Path) -> None:
+    names = np.array(["setosa", "versicolor", "virginica"])
+    model = opened(registry, saved(estimator.fit(X, names[Y]), tmp_path), TREE)
+    assert model.fresh is not None
+    again = model.fresh(7).fit(X, Y)
+    np.testing.assert_array_equal(again.predict_proba(X), estimator.predict_proba(X))
+    assert list(again.classes_) == [0, 1, 2]
+    other = model.fresh(8).fit(X, Y)
+    assert not np.array_equal(other.predict_proba(X), estimator.predict_proba(X))
+    two = model.fresh(7).fit(X[Y != 1], Y[Y != 1])
+    assert list(two.classes_) == [0, 2]
+    assert model.fresh(7).get_params() != model.fresh(8).get_params()
+
+
+@pytest.mark.parametrize("kind", ["encoder", "types"])
+def test_a_refitted_table_is_fed_as_the_first_one_was(
+    kind: str, people: tuple[pd.DataFrame, Any], registry: Registry, tmp_path: Path
+) -> None:
+    table, target = people
+    estimator: Any = HistGradientBoostingClassifier(categorical_features="from_dtype", max_iter=4)
+    if kind == "encoder":
+        steps = ColumnTransformer([("n", StandardScaler(), ["age"]), ("c", OneHotEncoder(), ["city", "rooms"])])
+        estimator = make_pipeline(steps, LogisticRegression())
+    fed = table.assign(city=table.city.astype("category")) if kind == "types" else table
+    types = (PREDICTOR, "functools.partial", "sklearn.utils.validation.check_array", "numpy.dtype")
+    model = opened(registry, saved(estimator.fit(fed, target), tmp_path), *types)
+    assert model.fresh is not None
+    x = coded(fed, model).numpy()
+    np.testing.assert_array_equal(
+        model.fresh(0).fit(x, target.to_numpy()).predict_proba(x), estimator.predict_proba(fed)
+    )
+
+
+def test_texts_values_and_margins_are_refitted_too(registry: Registry, tmp_path: Path) -> None:
+    texts = ["good soup", "good bread, good service", "awful soup", "awful, cold and late"]
+    pipeline = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, ["+", "+", "-", "-"])
+    spec = InputSpec(fields=(Field(name="said", kind="text", shape=(40,)),))
+    said = opened(registry, saved(pipeline, tmp_path), "numpy.dtype", spec=spec, output="margin")
+    x = encode(texts, 40)
+    assert said.fresh is not None
+    again = said.fresh(0).fit(x, np.array([0, 0, 1, 1]))
+    np.testing.assert_array_equal(again.decision_function(x), pipeline.decision_function(texts))
+    rows_, values = load_diabetes(return_X_y=True)
+    line = opened(registry, saved(LinearRegression().fit(rows_, values), tmp_path))
+    assert line.fresh is not None
+    np.testing.assert_allclose(line.fresh(0).fit(rows_, values).predict(rows_), line.predict(rows(rows_)).numpy())
