@@ -132,6 +132,44 @@ def prv_epsilon(
     return PrvEpsilon(max(0.0, upper), "prv", eps_error, delta_error, max(0.0, lower), max(0.0, estimate))
 
 
+def prv_curve(q: float, sigma: float, counts: Sequence[int], delta: float, *, eps_error: float = 0.01) -> list[float]:
+    """Epsilon after each of several numbers of steps, as `prv_epsilon` of the largest discretises them: a second for all together.
+
+    Args:
+        counts: of steps, 0 or more.
+
+    Returns:
+        Upper ends; of RDP where PRV fails.
+
+    Raises:
+        UserError: q, sigma, a count or delta out of range.
+    """
+    from opacus.accountants.analysis.prv import compose_heterogeneous
+
+    _check([(q, sigma, steps) for steps in counts], delta)
+    if sigma == 0 or not any(counts):
+        return [math.inf if steps and sigma == 0 else 0.0 for steps in counts]
+    try:
+        with _own_arithmetic():
+            delta_error, losses = _discretised([(sigma, q, max(counts))], delta, eps_error, delta / 1000)
+            found = [
+                max(
+                    0.0,
+                    float(
+                        compose_heterogeneous(losses, [steps]).compute_epsilon(delta, delta_error, eps_error)[2].real
+                    ),
+                )
+                if steps
+                else 0.0
+                for steps in counts
+            ]
+        if not all(map(math.isfinite, found)):
+            raise ArithmeticError("no finite epsilon")
+        return found
+    except _ARITHMETIC:
+        return [rdp_reference([(q, sigma, steps)], delta) for steps in counts]
+
+
 def noise_multiplier(
     epsilon: float,
     delta: float,
@@ -212,11 +250,22 @@ def _compose(
 ) -> tuple[float, tuple[float, float, float]]:
     """``PRVAccountant._get_dprv`` with the mesh looked at before it is filled; (delta_error used, (lower, estimate, upper))."""
     import numpy as np
+    from opacus.accountants.analysis.prv import compose_heterogeneous
+
+    delta_error, losses = _discretised(history, delta, eps_error, delta_error)
+    composed = compose_heterogeneous(dprvs=losses, num_self_compositions=[steps for _, _, steps in history])
+    lower, estimate, upper = (float(np.real(e)) for e in composed.compute_epsilon(delta, delta_error, eps_error))
+    return delta_error, (lower, estimate, upper)
+
+
+def _discretised(
+    history: list[tuple[float, float, int]], delta: float, eps_error: float, delta_error: float
+) -> tuple[float, list[Any]]:
+    """One step's privacy loss of each stretch on a mesh that serves so many; with the delta_error used."""
     from opacus.accountants.analysis.prv import (
         Domain,
         PoissonSubsampledGaussianPRV,
         TruncatedPrivacyRandomVariable,
-        compose_heterogeneous,
         discretize,
     )
 
@@ -229,11 +278,7 @@ def _compose(
         TruncatedPrivacyRandomVariable(PoissonSubsampledGaussianPRV(q, sigma), domain.t_min, domain.t_max)
         for sigma, q, _ in history
     ]
-    composed = compose_heterogeneous(
-        dprvs=[discretize(loss, domain) for loss in losses], num_self_compositions=[steps for _, _, steps in history]
-    )
-    lower, estimate, upper = (float(np.real(e)) for e in composed.compute_epsilon(delta, delta_error, eps_error))
-    return delta_error, (lower, estimate, upper)
+    return delta_error, [discretize(loss, domain) for loss in losses]
 
 
 def _history(stretches: Sequence[Stretch]) -> list[tuple[float, float, int]]:

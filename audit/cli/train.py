@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import shlex
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,10 +46,20 @@ def train(
 
     read, root = read_training(file), audit_home(home)
     folder = out or root / "trainings" / read.training.name
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False)
+    if (dp := read.training.dp) is not None and dp.epsilon is not None:
+        console.print(f"[dim]finding the noise level for epsilon {dp.epsilon:g}[/]")
     with _bar(console) as bar:
-        made = train_file(read, Registry(root), folder, fresh=fresh, observer=_observer(read.training, console, bar))
-    _tell(made, read.training)
+        watcher = _observer(read.training, console, bar)
+        try:
+            made = train_file(read, Registry(root), folder, fresh=fresh, observer=watcher)
+        except KeyboardInterrupt:
+            if watcher.done:
+                console.print(
+                    f"stopped after step {watcher.done}: run the same command again to resume", style="yellow"
+                )
+            raise
+    _tell(made, read.training, "" if home is None else f" --home {shlex.quote(str(home))}")
 
 
 def _bar(console: Console) -> Any:
@@ -67,7 +80,10 @@ def _bar(console: Console) -> Any:
 
 
 def _observer(training: Training, console: Console, bar: Any) -> Any:
-    """Follows a training: on a terminal a bar, elsewhere a line an epoch."""
+    """Follows a training: a line each time that it is measured, and on a terminal a bar below."""
+    from rich.markup import escape
+
+    from audit.numbers import show_seconds
     from audit.train.ledger import Budget
     from audit.train.training import Observer
 
@@ -76,38 +92,60 @@ def _observer(training: Training, console: Console, bar: Any) -> Any:
     class Watcher(Observer):
         def __init__(self) -> None:
             self.task: Any = None
-            self.done, self.loss, self.seen = 0, math.nan, ""
+            self.done, self.total, self.losses, self.seen, self.at = 0, 0, [math.nan], "", 0.0
 
         def started(self, budget: Budget, n: int, done: int) -> None:
-            console.print(f"[dim]{_plan(budget, n)}{f'; resumed after {done} steps' * bool(done)}[/]", soft_wrap=True)
+            for line in _plan(training, budget, n):
+                console.print(line, soft_wrap=True)
+            if done:
+                console.print(f"resumed after step {done}")
             if budget.fallback:
-                console.print(f"[yellow]caution:[/] {budget.fallback}", soft_wrap=True)
-            self.task = bar.add_task("", total=budget.steps, completed=done, what="")
+                console.print(f"[yellow]caution:[/] {escape(budget.fallback)}", soft_wrap=True)
+            self.done, self.total = done, budget.steps
+
+        def prepared(self, way: str, remarks: Sequence[str]) -> None:
+            if training.dp is not None:
+                console.print(f"gradients: {way}", soft_wrap=True)
+                for remark in remarks:
+                    console.print(f"[dim]  {escape(remark)}[/]", soft_wrap=True)
+            self.task, self.at = bar.add_task("", total=self.total, completed=self.done, what=""), time.monotonic()
 
         def stepped(self, done: int, loss: float) -> None:
-            self.done, self.loss = done, self.loss if math.isnan(loss) else loss
-            bar.update(self.task, completed=done, what=f"loss {self.loss:.3f} {self.seen}")
+            self.done = done
+            if not math.isnan(loss):
+                self.losses.append(loss)
+            bar.update(self.task, completed=done, what=f"loss {self.losses[-1]:.3f} {self.seen}")
 
         def measured(self, score: float, epsilon: float | None) -> None:
-            self.seen = f"{measure} {score:.3f}" + (f" epsilon ≤ {epsilon:.3f}" if epsilon is not None else "")
-            if not console.is_terminal:
-                console.print(f"step {self.done}: loss {self.loss:.3f} {self.seen}", soft_wrap=True)
+            loss = sum(self.losses[1:]) / max(1, len(self.losses) - 1)
+            self.seen = f"{measure} {score:.3f}" + (f"  epsilon {epsilon:.3f}" if epsilon is not None else "")
+            took = show_seconds(time.monotonic() - self.at)
+            console.print(
+                f"step {self.done:>{len(str(self.total))}}/{self.total}  loss {loss:.3f}  {self.seen}  [dim]{took}[/]",
+                soft_wrap=True,
+            )
+            self.losses = self.losses[:1]
 
     return Watcher()
 
 
-def _plan(budget: Any, n: int) -> str:
-    """What is about to happen, on one line."""
-    known = budget.accounting
-    if known is None:
-        return f"{budget.steps} steps on {n} rows, without privacy"
-    return (
-        f"{budget.steps} steps on {n} rows, sampling rate {known.rate:.4g}, noise multiplier {known.sigma:.4g}, "
-        f"delta {known.delta:g}"
-    )
+def _plan(training: Training, budget: Any, n: int) -> list[str]:
+    """What is about to happen."""
+    length = f"{training.epochs} epochs" if training.epochs is not None else "as asked"
+    drawn = "batches of about" if training.sampler == "poisson" else "shuffled batches of"
+    lines = [f"{training.name}: {budget.steps:,} steps ({length}) on {n:,} rows, {drawn} {training.batch}"]
+    known, dp = budget.accounting, training.dp
+    if known is None or dp is None:
+        return [*lines, "privacy: none (dp: off)"]
+    how = {"prv": "by PRV", "rdp": "by RDP", "gaussian": "without amplification by sampling"}[known.accountant]
+    return [
+        *lines,
+        f"privacy: epsilon {known.spent(budget.steps)[0]:.4g} at delta {known.delta:g} in the end, {how}; sampling rate "
+        f"{known.rate:.4g}, noise multiplier {known.sigma:.4g}, {dp.clipping.replace('_', ' ')} clipping at {dp.clipping_norm:g}",
+    ]
 
 
-def _tell(made: Trained, training: Training) -> None:
+def _tell(made: Trained, training: Training, home: str) -> None:
     """What was made, what it cost, and what to do next."""
     measure = "mean squared error" if training.loss == "mse" else "accuracy"
     typer.echo(f"registered {made.card.ref}: {measure} {made.score:.4f} on the test rows")
@@ -121,5 +159,4 @@ def _tell(made: Trained, training: Training) -> None:
         )
     for caution in made.cautions:
         typer.echo(f"caution: {caution.message}", err=True)
-    source = training.data["source"]
-    typer.echo(f"next: audit init --model {made.card.ref} --data {source}, then audit run {made.card.name}.yaml")
+    typer.echo(f"next: audit run {shlex.quote(str(made.scenario))}{home}")

@@ -94,8 +94,11 @@ class TrainingRecord(Record):
     """How each example's gradient was bounded: as a whole, layer by layer, normalised, or not at all."""
     clipping_norm: Annotated[Real, Field(gt=0)] | None = None
     """Bound C on the norm of one example's gradient, all layers together."""
-    accountant: Literal["rdp", "prv", "unknown"] = "unknown"
-    """Which accountant the claim was computed with."""
+    one_order: bool = False
+    """Of shuffled batches: whether resumed stretches went on in the order begun, so that an epoch holds each example once;
+    without it every stretch may have begun a new one."""
+    accountant: Literal["rdp", "prv", "gaussian", "unknown"] = "unknown"
+    """Which accountant the claim was computed with; ``gaussian`` is the closed form, of batches in a fixed order."""
     gradient_mode: str = ""
     """How per-example gradients were computed."""
     data_digest: str = ""
@@ -132,8 +135,9 @@ class TrainingRecord(Record):
 
     @property
     def history(self) -> list[rdp.Stretch]:
-        """The stretches as accountants take them: (q, sigma, steps)."""
-        return [(stretch.sampling_rate, stretch.sigma, stretch.steps) for stretch in self.stretches]
+        """The stretches as accountants take them: (q, sigma, steps); of shuffled batches, without amplification by sampling."""
+        told = [(stretch.sampling_rate, stretch.sigma, stretch.steps) for stretch in self.stretches]
+        return gaussian.fixed_order(told, self.one_order) if self.sampler == "shuffle" else told
 
 
 CautionCode = Literal[
@@ -156,7 +160,10 @@ class Caution:
 
 @dataclass(frozen=True)
 class Recomputed:
-    """A training record accounted again, as Poisson sampling; `cautions` say where that does not describe it."""
+    """A training record accounted again: Poisson samples as such, shuffled batches as if their order were known.
+
+    `cautions` say where that does not describe it.
+    """
 
     delta: float
     epsilon: float
@@ -170,9 +177,7 @@ class Recomputed:
     clt: gaussian.CltEpsilon
     """Central-limit approximation; errs both ways."""
     exact: float | None
-    """Closed form; only where every step saw every example."""
-    unamplified: float | None
-    """Of shuffled batches: an upper bound that holds without Poisson sampling, from how often an example can take part."""
+    """Closed form; only where every step saw every example, or where batches were shuffled."""
     tuned: float | None
     """Of a training that was chosen among several: an upper bound that counts the choice."""
     claim: Claim | None
@@ -187,10 +192,9 @@ class Recomputed:
         """
         if self.claim is None:
             return None
-        slack = 1e-6 * max(1.0, self.claim.epsilon)  # claims are printed in decimals
-        if self.epsilon <= self.claim.epsilon + slack:
+        if self.epsilon <= _with_slack(self.claim):
             return "holds"
-        return "refuted" if self.lower > self.claim.epsilon + slack else "undecided"
+        return "refuted" if self.lower > _with_slack(self.claim) else "undecided"
 
 
 def recompute(
@@ -217,9 +221,6 @@ def recompute(
 
     contradiction = _contradiction(exact, by_prv, by_rdp.epsilon)
     bounds = [by_rdp.epsilon, by_prv.epsilon, *([] if exact is None else [exact])]
-    unamplified = (
-        gaussian.gaussian_epsilon(gaussian.shuffled_mu(history), delta) if record.sampler == "shuffle" else None
-    )
     tuned = _tuned(record)
     cautions = [*record_cautions(record), *_of_the_trials(record, tuned)]
     if by_prv.fallback:
@@ -232,16 +233,26 @@ def recompute(
     return Recomputed(
         delta=delta,
         epsilon=max(bounds) if contradiction else min(bounds),
-        lower=0.0 if contradiction else by_prv.lower if exact is None else exact,
+        # a shuffled order that nobody knows may spend less than a known one, by an unknown amount
+        lower=0.0 if contradiction or record.sampler == "shuffle" else by_prv.lower if exact is None else exact,
         rdp=by_rdp,
         prv=by_prv,
         clt=gaussian.clt_epsilon(history, delta),
         exact=exact,
-        unamplified=unamplified,
         tuned=tuned,
         claim=claim,
         cautions=tuple(cautions),
     )
+
+
+def _with_slack(claim: Claim) -> float:
+    """A claimed epsilon as it may be printed, in decimals."""
+    return claim.epsilon + 1e-6 * max(1.0, claim.epsilon)
+
+
+def _in_any_order(record: TrainingRecord) -> float:
+    """Epsilon of shuffled batches, whatever their order."""
+    return gaussian.gaussian_epsilon(gaussian.full_batch_mu(record.history) or 0.0, record.target_delta)
 
 
 def record_cautions(record: TrainingRecord) -> list[Caution]:
@@ -264,11 +275,11 @@ def _contradiction(exact: float | None, prv: PrvEpsilon, by_rdp: float) -> str |
 
 def _of_the_record(record: TrainingRecord) -> Iterator[Caution]:
     n, delta = record.dataset_size, record.target_delta
-    if record.sampler == "shuffle":
+    if record.sampler == "shuffle" and record.claim and (bound := _in_any_order(record)) > _with_slack(record.claim):
         yield Caution(
             "sampler_shuffle",
-            "batches were shuffled but are accounted as Poisson samples: the true epsilon can be much larger "
-            "(arXiv:2403.17673, arXiv:2411.04205)",
+            f"batches were shuffled, and the claim counts on Poisson samples: without them epsilon {bound:.4g} is proven, and the "
+            "truth can be near it (arXiv:2403.17673, arXiv:2411.04205)",
             True,
         )
     if record.sampler == "unknown":
@@ -310,6 +321,9 @@ def _of_the_record(record: TrainingRecord) -> Iterator[Caution]:
             mean = q * n
             # Opacus divides by int(n q), a whole number below the mean: harmless for privacy
             if asked == math.floor(mean + 1e-9) or abs(mean - asked) <= 0.01 * asked:
+                continue
+            # the last batch of a shuffled epoch may be short, or left out
+            if record.sampler == "shuffle" and math.floor(n / asked) <= 1 / q + 1e-9 <= math.ceil(n / asked) + 1e-6:
                 continue
             low = mean < asked
             message = (

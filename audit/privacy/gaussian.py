@@ -117,30 +117,50 @@ def full_batch_mu(stretches: Iterable[Stretch]) -> float | None:
     return math.sqrt(total)
 
 
-def shuffled_mu(stretches: Iterable[Stretch]) -> float:
-    """Gaussian-DP parameter that bounds training on shuffled batches, from how often one example can take part at most.
+def fixed_order(stretches: Iterable[Stretch], one_order: bool = False) -> list[Stretch]:
+    """Training on shuffled batches as one example sees it: a full-batch step, (1, sigma, 1), each time that it can take part.
 
     With ``floor(1/q)`` batches an epoch, T steps from an epoch's start hold an example at most ``ceil(T / floor(1/q))``
-    times, one time more where the stretch starts inside an epoch. No amplification by sampling is claimed: each epoch
-    counts as one Gaussian mechanism, whatever the order (joint convexity). Neighbours differ by one example replaced by
-    one without gradient ("zero-out"), which leaves the other examples' batches alone.
+    times, one time more where the stretch starts inside an epoch. The order of the batches may be known: nothing is claimed
+    of sampling, so each time counts as a whole Gaussian mechanism, and a random order is no worse (joint convexity). That
+    is an upper bound for any shuffling. Neighbours differ by one example replaced by one without gradient ("zero-out"),
+    which leaves the other examples' batches alone.
+
+    Args:
+        one_order: stretches of equal q and sigma went on in the order that the first of them began, as one stretch would have.
 
     Raises:
         UserError: a stretch out of range.
 
     Source: Chua et al. 2024, arXiv:2403.17673 (batches in a fixed order).
     """
-    total, first = 0.0, True
+    runs: list[Stretch] = []
     for q, sigma, steps in stretches:
         check_stretch((q, sigma, steps))
         if q == 0 or steps == 0:
             continue
-        if sigma == 0:
-            return math.inf
-        batches = max(1, math.floor(1 / q + 1e-9))
-        total += (math.ceil(steps / batches) + (0 if first else 1)) / sigma**2
-        first = False
-    return math.sqrt(total)
+        if one_order and runs and runs[-1][:2] == (q, sigma):
+            steps += runs.pop()[2]
+        runs.append((q, sigma, steps))
+    return [
+        (1.0, sigma, math.ceil(steps / max(1, math.floor(1 / q + 1e-9))) + (place > 0))
+        for place, (q, sigma, steps) in enumerate(runs)
+    ]
+
+
+def mu_within(epsilon: float, delta: float) -> float:
+    """The largest Gaussian-DP parameter that is (epsilon, delta)-private; exact, the inverse of `gaussian_epsilon`.
+
+    Raises:
+        UserError: epsilon is not positive and finite, or delta outside (0, 1).
+    """
+    check_delta(delta)
+    if not 0 < epsilon < math.inf:
+        raise UserError(f"epsilon={epsilon} must be positive and finite")
+    high = 1.0
+    while gaussian_delta(epsilon, high) < delta:
+        high *= 2
+    return float(brentq(lambda mu: gaussian_delta(epsilon, mu) - delta, 0.0, high, xtol=1e-12, rtol=1e-13))
 
 
 def _check_mu(mu: float) -> None:

@@ -20,7 +20,7 @@ from audit.gate import Gate
 from audit.names import nearest
 from audit.parameters import Parameters, Real, UserError
 from audit.scenario.marked_yaml import dump_yaml, load_yaml
-from audit.scenario.problems import Location, Problem, ScenarioError, describe, dotted
+from audit.scenario.problems import SCENARIO, FileKind, Location, Problem, ScenarioError, describe, dotted
 
 MAX_BYTES = 1_000_000
 RESERVED = ("id", "require", "severity", "matrix", "timeout", "optional")
@@ -174,8 +174,8 @@ class ScenarioFile:
         return _validate(self)
 
 
-def read(path: Path | str, overrides: Sequence[str] = ()) -> ScenarioFile:
-    """Read a scenario file.
+def read(path: Path | str, overrides: Sequence[str] = (), kind: FileKind = SCENARIO) -> ScenarioFile:
+    """Read a scenario file, or another `kind` that is written in the same way.
 
     Args:
         overrides: ``ID.param=value`` (a check's), or ``key=value`` and ``data.key=value`` (the scenario's own).
@@ -186,9 +186,11 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> ScenarioFile:
     path = Path(path)
     try:
         if path.is_dir():
-            raise ScenarioError(str(path), [Problem("is a folder: name a scenario file (.yaml)")])
+            raise ScenarioError(
+                str(path), [Problem(f"is a folder: name a {kind.name.removesuffix(' file')} file (.yaml)")]
+            )
         if path.stat().st_size > MAX_BYTES:
-            raise ScenarioError(str(path), [Problem(f"is larger than {MAX_BYTES:,} bytes: this is no scenario")])
+            raise ScenarioError(str(path), [Problem(f"is larger than {MAX_BYTES:,} bytes: this is no {kind.name}")])
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ScenarioError(str(path), [Problem("there is no such file")]) from None
@@ -196,12 +198,14 @@ def read(path: Path | str, overrides: Sequence[str] = ()) -> ScenarioFile:
         raise ScenarioError(str(path), [Problem("is not UTF-8 text")]) from None
     except OSError as error:
         raise ScenarioError(str(path), [Problem(f"cannot be read: {error.strerror}")]) from None
-    return parse(text, str(path), path.resolve().parent, overrides)
+    return parse(text, str(path), path.resolve().parent, overrides, kind)
 
 
-def parse(text: str, origin: str = "<scenario>", base: Path = Path(), overrides: Sequence[str] = ()) -> ScenarioFile:
+def parse(
+    text: str, origin: str = "<scenario>", base: Path = Path(), overrides: Sequence[str] = (), kind: FileKind = SCENARIO
+) -> ScenarioFile:
     """As `read`, from text."""
-    raw, marks = load_yaml(text, origin)
+    raw, marks = load_yaml(text, origin, kind)
     if overrides:
         _override(raw, overrides, origin)
         text = dump_yaml(raw)

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from audit.scenario.problems import Location, Problem, ScenarioError, dotted
+from audit.scenario.problems import SCENARIO, FileKind, Location, Problem, ScenarioError, dotted
 
 MAX_NODES = 100_000
 
@@ -20,7 +20,9 @@ def _yaml() -> Any:
     return yaml
 
 
-def load_yaml(text: str, origin: str) -> tuple[dict[str, Any], dict[Location, tuple[int, int]]]:
+def load_yaml(
+    text: str, origin: str, kind: FileKind = SCENARIO
+) -> tuple[dict[str, Any], dict[Location, tuple[int, int]]]:
     """A mapping of plain values, and line and column of everything in it.
 
     Raises:
@@ -44,23 +46,26 @@ def load_yaml(text: str, origin: str) -> tuple[dict[str, Any], dict[Location, tu
     except (YAMLError, RecursionError, ValueError) as error:
         raise ScenarioError(origin, [Problem(f"is no valid YAML: {str(error).splitlines()[0]}")]) from None
     if node is None:
-        raise ScenarioError(origin, [Problem("is empty: start with 'audit init --model REF --data SOURCE'")])
+        raise ScenarioError(origin, [Problem(f"is empty: {kind.start}")])
     if not isinstance(node, dict):
-        raise ScenarioError(
-            origin, [Problem(f"expected a mapping with name, model, data and checks, got a {type(node).__name__}")]
-        )
+        raise ScenarioError(origin, [Problem(f"expected a mapping with {kind.holds}, got a {type(node).__name__}")])
     marks: dict[Location, tuple[int, int]] = {}
     budget = [MAX_NODES]
-    return _plain(node, (), marks, budget, origin), marks
+    return _plain(node, (), marks, budget, origin, kind), marks
 
 
 def _plain(
-    node: Any, location: Location, marks: dict[Location, tuple[int, int]], budget: list[int], origin: str
+    node: Any,
+    location: Location,
+    marks: dict[Location, tuple[int, int]],
+    budget: list[int],
+    origin: str,
+    kind: FileKind,
 ) -> Any:
     """ruamel's annotated nodes as plain Python values, their places noted; tags are refused."""
     budget[0] -= 1
     if budget[0] < 0:
-        raise ScenarioError(origin, [Problem(f"unfolds to more than {MAX_NODES:,} values: this is no scenario")])
+        raise ScenarioError(origin, [Problem(f"unfolds to more than {MAX_NODES:,} values: this is no {kind.name}")])
     if isinstance(node, dict):
         _refuse_tag(node, location, marks, origin)
         out: dict[str, Any] = {}
@@ -70,7 +75,7 @@ def _plain(
             if lc is not None and key in (lc.data or {}):
                 line, column = lc.key(key)
                 marks[here] = (line + 1, column + 1)
-            out[str(key)] = _plain(value, here, marks, budget, origin)
+            out[str(key)] = _plain(value, here, marks, budget, origin, kind)
         return out
     if isinstance(node, list):
         _refuse_tag(node, location, marks, origin)
@@ -80,7 +85,7 @@ def _plain(
             if places is not None and i in (places.data or {}):
                 line, column = places.item(i)
                 marks[(*location, i)] = (line + 1, column + 1)
-            items.append(_plain(value, (*location, i), marks, budget, origin))
+            items.append(_plain(value, (*location, i), marks, budget, origin, kind))
         return items
     if isinstance(node, bool) or node is None:
         return node
@@ -104,7 +109,7 @@ def _refuse_tag(node: Any, location: Location, marks: Mapping[Location, tuple[in
         line, column = marks.get(location, (None, None))
         raise ScenarioError(
             origin,
-            [Problem(f"tag {tag} is not allowed: a scenario holds plain values only", line, column, dotted(location))],
+            [Problem(f"tag {tag} is not allowed: plain values only", line, column, dotted(location))],
         )
 
 

@@ -18,6 +18,23 @@ Location = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
+class FileKind:
+    """What messages call a file.
+
+    Args:
+        holds: what stands in one.
+        start: how an empty one is begun.
+    """
+
+    name: str = "scenario"
+    holds: str = "name, model, data and checks"
+    start: str = "start with 'audit init --model REF --data SOURCE'"
+
+
+SCENARIO = FileKind()
+
+
+@dataclass(frozen=True)
 class Problem:
     """One thing wrong with a scenario, on one line."""
 

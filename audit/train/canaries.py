@@ -162,37 +162,46 @@ class GradientCanaries:
 
 @dataclass(frozen=True)
 class InputCanaries:
-    """Examples with wrong labels, which a model says only if it remembers them; scored by its loss (black box).
+    """Examples that nothing else in the training is like; scored by the trained model's loss (black box).
 
     Args:
-        x, y: ``(count, …)`` and ``(count,)``; to be trained on are those of `taken`, and no copy of the others.
-        included: ``(count,)`` bool, by a fair coin each.
+        rows: ``(count,)`` int64, their places in the pool that they were taken from.
+        x, y: ``(count, …)`` and ``(count,)``: as they are trained on and scored.
+        included: ``(count,)`` bool, by a fair coin each; the others are drawn like them, with no gradient.
     """
 
+    rows: Tensor
     x: Tensor
     y: Tensor
     included: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor, classes: int, randomness: Randomness) -> InputCanaries:
-        """Rows that the training does not hold otherwise, each with another label than its own.
+    def of(
+        cls, x: Tensor, y: Tensor, count: int, randomness: Randomness, *, classes: int, kind: str = "mislabelled"
+    ) -> InputCanaries:
+        """Canaries out of a pool of rows that the training does not hold otherwise.
+
+        Args:
+            kind: ``mislabelled`` gives each another label than its own, which only a model that remembers it says; ``genuine``
+                leaves them as they are.
 
         Raises:
-            UserError: no row, or a single class.
+            UserError: fewer rows than canaries, or no other class to call them.
         """
-        if not len(x) or classes < 2:
+        if len(x) < count:
             raise UserError(
-                f"input canaries need rows and another class to call them, got {len(x)} rows, {classes} classes"
+                f"{count} input canaries need as many rows that are neither trained nor tested on, and there are {len(x)}: give the "
+                "data a population ('split: {test: 0.3, population: 0.1}', or 'members')"
             )
-        shift = 1 + randomness.permutation(len(x), _LABELS) % (classes - 1)
-        included = torch.zeros(len(x), dtype=torch.bool)
-        included[randomness.poisson(len(x), 0.5, _COINS)] = True
-        return cls(x, (y + shift.to(y)) % classes, included)
-
-    @property
-    def taken(self) -> tuple[Tensor, Tensor]:
-        """The rows to train on, with their wrong labels."""
-        return self.x[self.included], self.y[self.included]
+        if kind == "mislabelled" and classes < 2:
+            raise UserError(f"mislabelled canaries need another class to call them, and there are {classes}")
+        rows = randomness.permutation(len(x), _PLACES)[:count]
+        labels = y[rows]
+        if kind == "mislabelled":
+            labels = (labels + 1 + (randomness.permutation(count, _LABELS) % (classes - 1)).to(labels)) % classes
+        included = torch.zeros(count, dtype=torch.bool)
+        included[randomness.poisson(count, 0.5, _COINS)] = True
+        return cls(rows, x[rows], labels, included)
 
     def record(self, module: nn.Module, loss: Loss) -> Canaries:
         """For the ledger: the trained module's negative losses, in evaluation mode."""
@@ -206,3 +215,12 @@ class InputCanaries:
         return Canaries(
             kind="input", included=tuple(self.included.tolist()), scores=tuple(scores.double().cpu().tolist())
         )
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold: without it the coins are lost."""
+        return {"rows": self.rows, "labels": self.y, "included": self.included}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any], x: Tensor) -> InputCanaries:
+        """Go on from a checkpoint, with the same pool of rows."""
+        return cls(state["rows"], x[state["rows"]], state["labels"], state["included"])

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from typing import Literal
+from typing import Literal, cast
 
-from audit.bridges.opacus import noise_multiplier, prv_epsilon
+from audit.bridges.opacus import noise_multiplier, prv_curve, prv_epsilon
 from audit.parameters import UserError
-from audit.privacy import rdp
+from audit.privacy import gaussian, rdp
 from audit.privacy.accounting import Canaries, Claim, Stretch, TrainingRecord
 from audit.train.training_file import Training
 
+Accountant = Literal["prv", "rdp", "gaussian"]
 _SLACK = 1e-9  # relative: the noise search and the count of steps may round differently
 
 
@@ -36,21 +37,28 @@ class Release:
 
 @dataclass(frozen=True)
 class Accounting:
-    """The sampled Gaussian mechanism of a training: what a number of its steps spends.
+    """The Gaussian mechanism of a training: what a number of its steps spends.
 
     Args:
-        rate: chance q of a row to be in one batch.
+        rate: chance q of a row to be in one batch; of shuffled batches, the share of an epoch that one is.
         sigma: noise multiplier.
+        accountant: ``prv`` and ``rdp`` of Poisson samples, ``gaussian`` of shuffled batches, without amplification.
     """
 
     rate: float
     sigma: float
     delta: float
-    accountant: Literal["prv", "rdp"]
+    accountant: Accountant
 
-    def spent(self, steps: int) -> tuple[float, Literal["prv", "rdp"]]:
+    def spent(self, steps: int) -> tuple[float, Accountant]:
         """Epsilon of so many steps, and the accountant that gave it (RDP stands in where PRV fails)."""
         return _spent(self, steps) if steps else (0.0, self.accountant)
+
+    def curve(self, counts: Sequence[int]) -> list[float]:
+        """Epsilon after each of several numbers of steps, at little more than the price of one."""
+        if self.accountant == "prv":
+            return prv_curve(self.rate, self.sigma, counts, self.delta)
+        return [self.spent(steps)[0] for steps in counts]
 
     def steps_within(self, epsilon: float, most: int) -> int:
         """The largest number of steps, up to `most`, that spends no more than `epsilon`."""
@@ -65,8 +73,11 @@ class Accounting:
 
 
 @lru_cache(maxsize=64)  # the claim asks again for what the budget was tried with, and PRV takes a second
-def _spent(known: Accounting, steps: int) -> tuple[float, Literal["prv", "rdp"]]:
+def _spent(known: Accounting, steps: int) -> tuple[float, Accountant]:
     history = [(known.rate, known.sigma, steps)]
+    if known.accountant == "gaussian":
+        mu = gaussian.full_batch_mu(gaussian.fixed_order(history))
+        return gaussian.gaussian_epsilon(mu or 0.0, known.delta), "gaussian"
     if known.accountant == "rdp":
         return rdp.rdp_epsilon(history, known.delta).epsilon, "rdp"
     found = prv_epsilon(history, known.delta)
@@ -92,11 +103,19 @@ def steps_of(training: Training, n: int) -> int:
     if training.steps is not None:
         return training.steps
     epochs = training.epochs or 0
-    return epochs * -(-n // training.batch) if training.sampler == "shuffle" else -(-epochs * n // training.batch)
+    return epochs * batches_of(training, n) if training.sampler == "shuffle" else -(-epochs * n // training.batch)
+
+
+def batches_of(training: Training, n: int) -> int:
+    """Batches of a shuffled epoch; the last may be short."""
+    return -(-n // training.batch)
 
 
 def budget_of(training: Training, n: int) -> Budget:
     """The budget of a training on `n` rows. The sampling rate is the one that is drawn with: batch/n, not one over a number of batches.
+
+    Shuffled batches are accounted as if their order were known, one Gaussian mechanism an epoch (Chua et al. 2024,
+    arXiv:2403.17673): sampling amplifies nothing that is proven of them.
 
     Raises:
         UserError: a batch is larger than the data, or no noise level keeps the target.
@@ -107,13 +126,19 @@ def budget_of(training: Training, n: int) -> Budget:
     if dp is None:
         return Budget(steps)
     rate, fallback, sigma = training.batch / n, None, dp.noise_multiplier
-    limit = dp.max_epsilon
+    limit, accountant = dp.max_epsilon, cast(Accountant, dp.accountant)
+    if training.sampler == "shuffle":
+        rate, accountant = 1 / batches_of(training, n), "gaussian"
     if dp.epsilon is not None:
-        chosen = noise_multiplier(dp.epsilon, dp.delta, rate, steps=steps, accountant=dp.accountant)
-        sigma, fallback, limit = chosen.sigma, chosen.fallback, dp.epsilon
+        limit = dp.epsilon
+        if accountant == "gaussian":
+            sigma = math.sqrt(-(-steps // batches_of(training, n))) / gaussian.mu_within(dp.epsilon, dp.delta)
+        else:
+            chosen = noise_multiplier(dp.epsilon, dp.delta, rate, steps=steps, accountant=dp.accountant)
+            sigma, fallback = chosen.sigma, chosen.fallback
     if sigma is None or not math.isfinite(sigma):
         raise UserError(f"no noise level keeps epsilon {dp.epsilon} over {steps} steps: ask for more, or train less")
-    accounting = Accounting(rate, sigma, dp.delta, "rdp" if fallback else dp.accountant)
+    accounting = Accounting(rate, sigma, dp.delta, "rdp" if fallback else accountant)
     if limit is not None and not (steps := accounting.steps_within(limit, steps)):
         raise UserError(
             f"one step at noise_multiplier {sigma:g} spends epsilon {accounting.spent(1)[0]:.3g}, more than "
@@ -147,6 +172,7 @@ def privacy_ledger(
         stretches=tuple(Stretch(sampling_rate=accounting.rate, sigma=accounting.sigma, steps=k) for k in parts),
         dataset_size=n,
         sampler=training.sampler,
+        one_order=training.sampler == "shuffle",  # see `audit.train.loop.Rows`
         noise=noise,
         delta=accounting.delta,
         expected_batch_size=training.batch,

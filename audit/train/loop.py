@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from audit.parameters import UserError
-from audit.rng import key
+from audit.rng import generator, key
 from audit.train.canaries import GradientCanaries
 from audit.train.checkpoint import TrainingFolder
 from audit.train.gradients import ClippedSum, GradientMode
+from audit.train.gradients.choosing import out_of_memory
 from audit.train.ledger import Budget
 from audit.train.randomness import Randomness
 from audit.train.training_file import Training
@@ -26,24 +28,25 @@ rows without noise: it is for the trainer's eyes, no part of what is released.""
 class Rows:
     """Which rows each step takes.
 
+    A shuffled order is drawn from the training file, not from its rows, and no secret: its accounting takes it as known. So it
+    goes on over interruptions, and no row takes part more than once an epoch.
+
     Args:
         n: rows to train on.
-        first: step that this process begins with; without a seed, a permutation begins anew there.
     """
 
-    def __init__(self, n: int, training: Training, randomness: Randomness, first: int) -> None:
+    def __init__(self, n: int, training: Training, randomness: Randomness) -> None:
         self._n, self._batch, self._randomness = n, training.batch, randomness
-        self._shuffled = training.sampler == "shuffle"
-        self._origin = 0 if training.seed is not None else first
+        self._shuffled, self._file = training.sampler == "shuffle", training.what_is_trained
         self._order: tuple[int, Tensor] | None = None
 
     def of(self, step: int) -> Tensor:
         """Positions of the rows of a step; a Poisson sample may be empty."""
         if not self._shuffled:
             return self._randomness.poisson(self._n, self._batch / self._n, step)
-        epoch, place = divmod(step - self._origin, -(-self._n // self._batch))
+        epoch, place = divmod(step, -(-self._n // self._batch))
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, self._randomness.permutation(self._n, epoch)
+            self._order = epoch, torch.from_numpy(generator(0, "order", self._file, epoch).permutation(self._n))
         return self._order[1][place * self._batch : (place + 1) * self._batch]
 
 
@@ -68,7 +71,9 @@ class Trainer:
 
     Args:
         mode: how the clipped sums are computed; `Plain` where the budget has no accounting.
-        x, y: all rows to train on.
+        x, y: all rows that a step may draw.
+        present: ``(n,)`` bool, which of them are trained on; the others are drawn and count, and their gradients are 0 (canaries
+            that are out). All by default.
         canaries: are added to the sums and seen in what is released.
 
     Source: Abadi et al. 2016, arXiv:1607.00133, algorithm 1.
@@ -84,32 +89,40 @@ class Trainer:
         y: Tensor,
         randomness: Randomness,
         canaries: GradientCanaries | None = None,
+        present: Tensor | None = None,
     ) -> None:
         self.training, self.budget, self.mode, self.optimiser = training, budget, mode, optimiser
-        self.x, self.y, self.randomness = x, y, randomness
-        self.micro_batch, self.canaries = training.micro_batch, canaries
+        self.x, self.y, self.present, self.randomness = x, y, present, randomness
+        self.micro_batch, self.canaries = min(training.micro_batch, mode.rows or training.micro_batch), canaries
+        self._last = math.nan
 
-    def run(self, folder: TrainingFolder, stepped: Stepped | None = None) -> None:
+    def run(
+        self, folder: TrainingFolder, stepped: Stepped | None = None, also: Mapping[str, object] | None = None
+    ) -> None:
         """Train from where the folder's releases end to the end of the budget.
+
+        Args:
+            also: further things that a checkpoint is to hold.
 
         Raises:
             UserError: the loss or a gradient is not finite, or one row alone needs more memory than there is.
         """
         self.mode.module.train()
         first = len(folder.releases)
-        rows = Rows(len(self.x), self.training, self.randomness, first)
+        rows = Rows(len(self.x), self.training, self.randomness)
         saved, saved_at = first, time.monotonic()
         for step in range(first, self.budget.steps):
             if self.training.seed is not None:  # dropout draws from torch's own generator
                 torch.manual_seed(key(self.training.seed, "step", step) % 2**63)
             taken = rows.of(step)
-            summed, loss = self.summed(taken, step)
+            summed, loss = self.summed(taken if self.present is None else taken[self.present[taken]], step)
             folder.release(len(taken))  # before there is anything to release: never counted too low
             self.move(self.noisy(summed, step))
+            self._last = loss
             if stepped is not None:
                 stepped(step + 1, loss)
-            if self._due(step + 1 - saved, time.monotonic() - saved_at) and step + 1 < self.budget.steps:
-                folder.save(self.state())
+            if self._due(step + 1 - saved, time.monotonic() - saved_at) or step + 1 == self.budget.steps:
+                folder.save(self.state() | dict(also or {}))
                 saved, saved_at = step + 1, time.monotonic()
 
     def summed(self, rows: Tensor, step: int) -> tuple[tuple[Tensor, ...], float]:
@@ -120,7 +133,7 @@ class Trainer:
             try:
                 part = self.mode.clipped_sum(self.x[piece], self.y[piece])
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 if len(piece) == 1:
                     raise UserError("a single row's gradient needs more memory than there is") from error
@@ -158,7 +171,7 @@ class Trainer:
         canaries = {} if self.canaries is None else {"canaries": self.canaries.state()}
         return {"module": self.mode.module.state_dict(), "optimiser": self.optimiser.state_dict(), **canaries}
 
-    def restore(self, state: dict[str, dict[str, object]]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.mode.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -173,15 +186,12 @@ class Trainer:
         return seconds >= self.training.checkpoint_seconds or (every is not None and steps >= every)
 
     def _require_finite(self, part: ClippedSum, step: int) -> None:
-        known = self.budget.accounting is not None
-        if bool(part.losses.isfinite().all()) and (not known or bool(part.norms.isfinite().all())):
-            return
-        what = "gradient" if bool(part.losses.isfinite().all()) else "loss"
-        raise UserError(
-            f"the {what} of a row is not finite at step {step + 1}: lower the learning rate, or look for missing and infinite "
-            "values in the data"
-        )
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+        for what, values in (("loss", part.losses), ("gradient", part.norms)):
+            bad = ~values.isfinite()
+            if not bool(bad.any()) or (what == "gradient" and self.budget.accounting is None):
+                continue
+            before = "" if math.isnan(self._last) else f" (mean loss of the step before: {self._last:.4g})"
+            raise UserError(
+                f"the {what} of {int(bad.sum())} of {len(values)} rows is {float(values[bad][0])} at step {step + 1}{before}: lower "
+                "the learning rate, or look for missing, infinite and unscaled values in the data"
+            )

@@ -2,23 +2,66 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from audit.datasets import Source
+from audit.finding import canonical_json
 from audit.parameters import Parameters, Real
 from audit.plan import bind_source
 from audit.recipe import Optimiser
 from audit.registry.importing import check_target
 from audit.scenario import ScenarioFile, read
-from audit.scenario.problems import Problem, ScenarioError, describe
+from audit.scenario.problems import FileKind, Problem, ScenarioError, describe
 
+KIND = FileKind(
+    "training file",
+    "name, factory, data, epochs, optimiser and dp",
+    "say name, factory, data, epochs, optimiser and dp",
+)
+_MAY_CHANGE = {"checkpoint_seconds", "checkpoint_steps", "micro_batch", "memory_limit", "trials"}
+"""While a training is interrupted."""
 _WAYS = (
     "'dp: {epsilon: 8, delta: 1e-5}', 'dp: {noise_multiplier: 1.1, delta: 1e-5}', or 'dp: off' for the plain baseline"
 )
+
+
+_BYTES = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def _bytes(value: Any) -> Any:
+    """``4 GB`` as a number of bytes; leaves a number as it is."""
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([kmgKMG]i?[bB])\s*", value) if isinstance(value, str) else None
+    if isinstance(value, str) and found is None:
+        raise ValueError(f"'{value}' is no amount of memory: write it as '4 GB', '512 MB' or '2 GiB'")
+    return value if found is None else int(float(found[1]) * _BYTES[found[2].lower()])
+
+
+def _gradient_canaries(value: Any) -> Any:
+    return {"gradients": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class CanaryChoice(Parameters):
+    """Canaries to train with: a number alone is of gradients."""
+
+    gradients: Annotated[int, Field(ge=1)] | None = None
+    """Gradients of one coordinate each, seen in every noisy release (white box); see `audit.train.canaries.GradientCanaries`."""
+    inputs: Annotated[int, Field(ge=2)] | None = None
+    """Examples instead, out of the data's population rows, scored by the trained model (black box)."""
+    kind: Literal["mislabelled", "genuine"] = "mislabelled"
+    """Of `inputs`: with wrong labels, which only a model that remembers them says; or as they are."""
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> CanaryChoice:
+        if (self.gradients is None) == (self.inputs is None):
+            raise ValueError("say how many canaries, by 'gradients' or by 'inputs', one of the two")
+        return self
 
 
 class Privacy(Parameters):
@@ -40,8 +83,13 @@ class Privacy(Parameters):
     """Bound C on the norm of one example's gradient, all layers together."""
     gradients: Literal["auto", "functorch", "hooks", "ghost", "loop"] = "auto"
     """How the examples' gradients are computed: ``auto`` takes the fastest way that is proven right for this module."""
-    canaries: Annotated[int, Field(ge=1)] | None = None
-    """Gradient canaries to train with, for an audit of the claim (see `audit.train.canaries.GradientCanaries`); they cost accuracy."""
+    convert: bool = True
+    """Train LSTM, GRU, RNN and attention as layers of the same outputs that every way can follow, and release the factory's own;
+    see `audit.train.gradients.converting.converted`."""
+    group_norm: bool = False
+    """Replace each BatchNorm, which mixes the rows of a batch, by GroupNorm: another model than the factory's, released as such."""
+    canaries: Annotated[CanaryChoice, BeforeValidator(_gradient_canaries)] | None = None
+    """Canaries to train with, for an audit of the claim; they cost accuracy."""
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> Privacy:
@@ -72,10 +120,12 @@ class Training(Parameters):
     batch: Annotated[int, Field(ge=1)] = 64
     """Rows of a step: exactly, or, sampled by Poisson, on average."""
     micro_batch: Annotated[int, Field(ge=1)] = 256
-    """Rows that go through the model at a time; halved where memory runs out. The result does not depend on it."""
+    """Rows that go through the model at a time, at most; halved where memory runs out. The result does not depend on it."""
+    memory_limit: Annotated[int, BeforeValidator(_bytes), Field(ge=1)] | None = None
+    """What may be held at once beyond model and data, such as ``4 GB``; as many rows go through the model as fit."""
     sampler: Literal["poisson", "shuffle"] = "poisson"
-    """``poisson`` draws each row by itself, as the accounting takes it; ``shuffle`` goes through a permutation, which no tight
-    accounting covers (Chua et al. 2024, arXiv:2403.17673): the ledger is marked."""
+    """``poisson`` draws each row by itself, which amplifies privacy; ``shuffle`` goes through permutations of all rows, and each
+    epoch is accounted as a whole Gaussian mechanism: no more is proven of it (Chua et al. 2024, arXiv:2403.17673)."""
     optimiser: Optimiser
     """One of ``torch.optim`` by name, with its parameters."""
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
@@ -96,6 +146,29 @@ class Training(Parameters):
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("say how long to train, by 'epochs' or by 'steps', one of the two")
         return self
+
+    @model_validator(mode="after")
+    def _canaries_as_rows(self) -> Training:
+        if (
+            self.sampler == "shuffle"
+            and self.dp is not None
+            and self.dp.canaries is not None
+            and self.dp.canaries.gradients
+        ):
+            raise ValueError(
+                "gradient canaries join by Poisson sampling, not in shuffled batches: take 'sampler: poisson', or canaries by 'inputs'"
+            )
+        return self
+
+    @property
+    def input_canaries(self) -> int:
+        """How many examples are canaries."""
+        return 0 if self.dp is None or self.dp.canaries is None else self.dp.canaries.inputs or 0
+
+    @cached_property
+    def what_is_trained(self) -> str:
+        """Digest of all here that determines the training; another may not go on from its checkpoint."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json", exclude=_MAY_CHANGE)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -119,7 +192,7 @@ def read_training(path: Path | str) -> TrainingFile:
     Raises:
         ScenarioError: with one line per problem: where, which field, what was expected, the nearest known name.
     """
-    return bind_training(read(path))
+    return bind_training(read(path, kind=KIND))
 
 
 def bind_training(file: ScenarioFile) -> TrainingFile:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from audit.registry.store import Registry
+from audit.train.ledger import Accounting
 from audit.train.training_file import read_training
 
 FILE = """\
@@ -41,12 +42,18 @@ def test_a_file_becomes_a_registered_model(audit: Callable[..., Any], file: Path
     assert first.startswith("registered private-digits@1: accuracy 0.")
     assert "epsilon" in privacy
     assert "at delta 0.001 (rdp), 24 steps" in privacy
-    assert after.startswith("next: audit init --model private-digits@1 --data sklearn.digits")
-    assert "24 steps on 1438 rows, sampling rate 0.08345, noise multiplier 1.2" in told.err
-    assert "step 11: loss" in told.err
-    assert "epsilon ≤" in told.err
+    folder = home / "trainings" / "private-digits"
+    assert after == f"next: audit run {folder / 'audit.yaml'} --home {home}"
+    assert "24 steps (2 epochs) on 1,438 rows, batches of about 120" in told.err
+    assert "by RDP; sampling rate 0.08345, noise multiplier 1.2, flat clipping at 1" in told.err
+    assert "gradients: functorch" in told.err
+    assert "step 12/24  loss" in told.err
+    assert f"epsilon {Accounting(120 / 1438, 1.2, 1e-3, 'rdp').spent(12)[0]:.3f}" in told.err
     assert "caution: delta=0.001 is above 1/n" in told.err
-    assert (home / "trainings" / "private-digits" / "privacy.json").exists()
+    assert (folder / "privacy.json").exists()
+    audited = audit(*after.removeprefix("next: audit ").split())
+    assert "privacy.dp_accounting/excess <= 0" in audited.out
+    assert audited.code == 0, audited.out
 
 
 def test_a_mistake_is_told_with_its_line(audit: Callable[..., Any], file: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from audit.bridges.opacus import PrvEpsilon
 from audit.parameters import UserError
-from audit.privacy.accounting import Caution, parse_training_record, read_training_record, recompute
+from audit.privacy.accounting import Caution, Claim, parse_training_record, read_training_record, recompute
 
 
 def record(**changes):
@@ -46,7 +46,7 @@ def test_known_record_by_every_accountant():
     assert found.clt.epsilon == pytest.approx(6.601567, abs=1e-4)
     assert found.epsilon == found.prv.epsilon
     assert found.lower == found.prv.lower
-    assert (found.exact, found.unamplified, found.claim_verdict) == (None, None, None)
+    assert (found.exact, found.claim_verdict) == (None, None)
     assert found.cautions == ()
 
 
@@ -129,11 +129,36 @@ def test_rdp_at_the_edge_of_its_orders():
 
 
 def test_shuffled_batches_are_no_poisson_samples():
-    found = recompute(record(sampler="shuffle"), prv=prv(6.78))
+    one_epoch = record(
+        sampler="shuffle", stretches=[{"sampling_rate": "1/25", "sigma": 1, "steps": 25}], claim=None, delta=1e-5
+    )
+    found = recompute(one_epoch, prv=prv(4.39, 0))
+    assert found.epsilon == pytest.approx(4.377178, abs=1e-6), "an epoch is one Gaussian mechanism"
+    assert (found.lower, understating(found)) == (0, set())
+    claimed = one_epoch.model_copy(update={"claim": Claim(epsilon=1, delta=1e-5)})
+    found = recompute(claimed, prv=prv(4.39, 0))
     assert understating(found) == {"sampler_shuffle"}
-    assert found.epsilon < found.unamplified
+    assert found.claim_verdict == "undecided"
+    assert "epsilon 4.377 is proven" in found.cautions[0].message
     assert "2403.17673" in found.cautions[0].message
-    assert "2411.04205" in found.cautions[0].message
+    held = claimed.model_copy(update={"claim": Claim(epsilon=4.3772, delta=1e-5)})
+    again = recompute(held, prv=prv(4.39, 0))
+    assert (again.claim_verdict, again.cautions) == ("holds", ())
+    ten = recompute(held.model_copy(update={"trials": 4}), prv=prv(4.39, 0))
+    assert ten.tuned is not None
+    assert ten.tuned > 9.997, "four trials of mu = 1 are one of mu = 2"
+
+
+def test_a_short_last_batch_of_an_epoch_is_no_other_rate():
+    told = {"sampler": "shuffle", "dataset_size": 10, "expected_batch_size": 4, "claim": {"epsilon": 90, "delta": 0.01}}
+    for batches in (2, 3):
+        stretch = {"sampling_rate": f"1/{batches}", "sigma": 1, "steps": 6}
+        assert not codes(recompute(record(stretches=[stretch], **told))) & {"rate_below_batch", "rate_above_batch"}
+    stretch = {"sampling_rate": "1/4", "sigma": 1, "steps": 6}
+    assert "rate_below_batch" in codes(recompute(record(stretches=[stretch], **told)))
+
+
+def test_sampling_that_nobody_described():
     assert understating(recompute(record(sampler="unknown"), prv=prv(6.78))) == {"sampler_unknown"}
 
 

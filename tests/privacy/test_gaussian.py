@@ -9,10 +9,11 @@ from audit.parameters import UserError
 from audit.privacy.gaussian import (
     clt_epsilon,
     clt_mu,
+    fixed_order,
     full_batch_mu,
     gaussian_delta,
     gaussian_epsilon,
-    shuffled_mu,
+    mu_within,
 )
 
 
@@ -100,8 +101,23 @@ def test_full_batches_compose_exactly():
     ],
 )
 def test_shuffled_batches_count_participations(stretches, participations):
-    assert shuffled_mu(stretches) == pytest.approx(math.sqrt(participations))
+    seen = fixed_order(stretches)
+    assert sum(times for _, _, times in seen) == participations
+    assert all((q, sigma) == (1.0, 1.0) for q, sigma, _ in seen)
 
 
-def test_shuffled_bound_without_noise_is_infinite():
-    assert shuffled_mu([(0.5, 0, 1)]) == math.inf
+def test_an_order_that_goes_on_holds_each_example_once_an_epoch():
+    parts = [(0.25, 1.0, 2), (0.25, 1.0, 3), (0.25, 2.0, 1), (0.25, 1.0, 1)]
+    assert fixed_order(parts, one_order=True) == [(1.0, 1.0, 2), (1.0, 2.0, 2), (1.0, 1.0, 2)]
+    assert fixed_order(parts) == [(1.0, 1.0, 1), (1.0, 1.0, 2), (1.0, 2.0, 2), (1.0, 1.0, 2)]
+
+
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.1, 1e-5), (4.377178, 1e-5), (50, 1e-9)])
+def test_mu_is_the_inverse_of_epsilon(epsilon, delta):
+    assert gaussian_epsilon(mu_within(epsilon, delta), delta) == pytest.approx(epsilon, rel=1e-9)
+
+
+def test_known_mu_of_an_epsilon():
+    assert mu_within(4.377178, 1e-5) == pytest.approx(1, abs=1e-6)
+    with pytest.raises(UserError, match="positive"):
+        mu_within(0, 1e-5)

@@ -172,11 +172,15 @@ def test_remembered_wrong_labels_are_told_from_others() -> None:
     rows = digits().train
     assert rows is not None
     x, y = torch.from_numpy(rows.x[:200]) / 16, torch.from_numpy(rows.labels[:200])
-    canaries = InputCanaries.of(x, y, 10, Randomness(1))
-    assert bool((canaries.y != y).all())
-    assert set(((canaries.y - y) % 10).tolist()) == set(range(1, 10))
-    inside, wrong = canaries.taken
-    assert len(inside) == int(canaries.included.sum())
+    canaries = InputCanaries.of(x, y, 200, Randomness(1), classes=10)
+    assert sorted(canaries.rows.tolist()) == list(range(200))
+    assert torch.equal(canaries.x, x[canaries.rows])
+    assert set(((canaries.y - y[canaries.rows]) % 10).tolist()) == set(range(1, 10))
+    genuine = InputCanaries.of(x, y, 50, Randomness(1), classes=10, kind="genuine")
+    assert torch.equal(genuine.y, y[genuine.rows])
+    again = InputCanaries.restored(canaries.state(), x)
+    assert all(torch.equal(a, b) for a, b in zip(vars(again).values(), vars(canaries).values(), strict=True))
+    inside, wrong = canaries.x[canaries.included], canaries.y[canaries.included]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, 10))
@@ -190,4 +194,6 @@ def test_remembered_wrong_labels_are_told_from_others() -> None:
     scores, included = torch.tensor(record.scores), torch.tensor(record.included)
     assert float(scores[included].min()) > float(scores[~included].median())
     with pytest.raises(UserError, match="another class"):
-        InputCanaries.of(x, y, 1, Randomness(1))
+        InputCanaries.of(x, y, 9, Randomness(1), classes=1)
+    with pytest.raises(UserError, match="201 input canaries need .* there are 200: give the data a population"):
+        InputCanaries.of(x, y, 201, Randomness(1), classes=10)

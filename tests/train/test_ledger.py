@@ -16,7 +16,7 @@ from audit.train.training_file import Training
 def training(**changes: object) -> Training:
     given: dict[str, object] = {
         "name": "m", "factory": "trainable:Softmax", "data": {"source": "sklearn.digits"}, "epochs": 90, "batch": 40,
-        "optimiser": "sgd", "dp": {"epsilon": 8, "delta": 1e-5, "accountant": "rdp"}, **changes,
+        "optimiser": "sgd", "dp": {"noise_multiplier": 1.5, "delta": 1e-5, "accountant": "rdp"}, **changes,
     }  # fmt: skip
     return Training.model_validate(given)
 

@@ -10,9 +10,10 @@ from pydantic import AfterValidator
 from pydantic import Field as Limited
 
 from audit.model import AuditedModel, Capability, OutputSpace
-from audit.parameters import UserError
+from audit.parameters import NotApplicable, UserError
 from audit.registry.importing import check_source, check_target, import_callable, one_line, source_digest
 from audit.registry.loaders import Inferred, Loader
+from audit.registry.loaders._group_norm import with_group_norm
 from audit.registry.loaders._shared import as_fed, audited, differentiable, one_tensor, only_file
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class StateDict(Loader):
     """``package.module:function`` that returns the module; a class will do."""
     kwargs: dict[str, Any] = {}
     """Keyword arguments of the factory."""
+    group_norm: bool = False
+    """The weights are of the factory's module with GroupNorm for each BatchNorm, as ``audit train`` makes it where asked."""
     key: str = ""
     """Of a ``.pt`` that holds a training checkpoint: the entry with the weights, such as ``state_dict``."""
     prefix: str = ""
@@ -77,10 +80,17 @@ class StateDict(Loader):
         def forward(x: Tensor) -> Tensor:
             return one_tensor(module(as_fed(x, dtype, card.spec)), card.ref)
 
+        def fresh(seed: int) -> nn.Module:
+            made = self._made(factory, seed)
+            if _same(made, module):
+                raise NotApplicable(
+                    f"{card.ref}: factory '{self.factory}' makes the trained model itself: one to train anew starts untrained"
+                )
+            return made
+
         return audited(
-            card, self.capabilities(card.output), forward, module=module, fresh=lambda seed: self._made(factory, seed),
-            micro_batch=self.micro_batch,
-        )  # fmt: skip
+            card, self.capabilities(card.output), forward, module=module, fresh=fresh, micro_batch=self.micro_batch
+        )
 
     def _made(self, factory: Callable[..., Any], seed: int | None = None) -> nn.Module:
         """What the factory makes, in train mode; its initial weights by a seed where one is given."""
@@ -96,7 +106,7 @@ class StateDict(Loader):
                 raise UserError(f"factory '{self.factory}({shown})' failed: {one_line(error)}") from error
         if not isinstance(module, torch.nn.Module) or isinstance(module, torch.jit.ScriptModule):
             raise UserError(f"factory '{self.factory}' made a {type(module).__name__}, not an eager torch.nn.Module")
-        return module.train()
+        return (with_group_norm(module) if self.group_norm else module).train()
 
     def _weights(self, path: Path, ref: str) -> dict[str, Tensor]:
         import torch
@@ -121,6 +131,12 @@ class StateDict(Loader):
                 f"checkpoint, name the entry with the weights as parameter 'key'; it has {_entries(found)}"
             )
         return named
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules have the same weights."""
+    weights = one.state_dict()
+    return all(bool((value == weights[name]).all()) for name, value in other.state_dict().items())
 
 
 def _entries(found: Any) -> str:

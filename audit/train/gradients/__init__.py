@@ -39,6 +39,8 @@ class GradientMode(ABC):
     """
 
     name: ClassVar[str]
+    rows: int | None = None
+    """How many rows it takes at once within the memory that it was chosen for; None where nothing limits it."""
     remarks: tuple[str, ...] = ()
     """What choosing this way found, one line each: which others are wrong for this module, and why."""
 

@@ -28,14 +28,20 @@ HOPELESS = 3.0
 
 @dataclass
 class _Trial:
-    """A way at work on a copy of the module."""
+    """A way at work on a copy of the module.
+
+    Args:
+        rows: that it takes at once.
+        seconds: of a whole batch, in pieces of so many rows.
+    """
 
     way: GradientMode
+    rows: int
     peak: int
     seconds: float
 
     def remark(self) -> str:
-        return f"{self.way.name}: {self.seconds:.3g} s a batch, at most {self.peak / 1e6:.3g} MB at once"
+        return f"{self.way.name}: {self.seconds:.3g} s a batch, {self.rows} rows and at most {self.peak / 1e6:.3g} MB at once"
 
 
 def choose(
@@ -50,13 +56,13 @@ def choose(
     """A way that is right for this module, ready for training; its `remarks` say what was tried and what came of it.
 
     Each way's clipped sum is held against single examples, in batches of every size that a layer of the module could mistake for its own.
-    Those that are right run a batch as training will, dropout included; the fastest within `memory_limit` is taken. The loop over
-    examples is tried only where nothing else is left. All of it happens on copies.
+    Those that are right run a batch as training will, dropout included, in pieces halved until they keep to `memory_limit`; the
+    fastest is taken. The loop over examples is tried only where nothing else is left. All of it happens on copies.
 
     Args:
         x, y: a batch of the size that a step takes at once.
         mode: ``auto``, or a name of `MODES`.
-        memory_limit: bytes of tensors that a batch may hold beyond the model itself; none by default.
+        memory_limit: bytes of tensors that may be held at once beyond model and data; none by default.
 
     Raises:
         UserError: what `Proof` refuses; the mode asked for is unknown, wrong for this module, or beyond the limit.
@@ -90,23 +96,55 @@ def choose(
             _time(trials, x, y)
     trials.sort(key=lambda trial: trial.seconds)
     chosen = MODES[trials[0].way.name](module, loss, clipping)
+    chosen.rows = trials[0].rows if trials[0].rows < len(x) or memory_limit is not None else None
     chosen.remarks = (*(trial.remark() for trial in trials), *remarks)
     return chosen
 
 
-def _trial(way: GradientMode, x: Tensor, y: Tensor, limit: int | None, proof: Proof) -> _Trial | str:
-    """One batch as in training: its memory and time, or why it cannot be."""
-    try:
+def fitting(way: GradientMode, x: Tensor, y: Tensor, limit: int | None) -> tuple[int, int]:
+    """How many of these rows a way can take at once, by halving, and the bytes that it then holds.
+
+    Raises:
+        OverLimit: a single row holds more.
+    """
+    n = len(x)
+    while True:
         with PeakMemory() as memory:
-            way.clipped_sum(x, y)
-        seconds = _seconds(way, x, y)
+            try:
+                way.clipped_sum(x[:n], y[:n])
+                fits = limit is None or memory.peak <= limit
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                fits = False
+        if fits:
+            return n, memory.peak
+        if n == 1:
+            allowed = "there is" if limit is None else f"the {limit / 1e6:.3g} MB allowed"
+            raise OverLimit(f"a single row holds {memory.peak / 1e6:.3g} MB at once, more than {allowed}")
+        n //= 2
+
+
+class OverLimit(UserError):
+    """A way needs more memory than it may have."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+
+
+def _trial(way: GradientMode, x: Tensor, y: Tensor, limit: int | None, proof: Proof) -> _Trial | str:
+    """As many rows as fit, as in training: their memory and time, or why it cannot be."""
+    try:
+        rows, peak = fitting(way, x, y, limit)
+        return _Trial(way, rows, peak, _seconds(way, x[:rows], y[:rows]) * len(x) / rows)
+    except OverLimit as error:
+        return str(error)
     except Exception as error:  # as in the proof: dropout inside a layer of one's own breaks here alone
         return proof.explained(error)
     finally:
         way.close()
-    if limit is not None and memory.peak > limit:
-        return f"holds {memory.peak / 1e6:.3g} MB at once for {len(x)} rows, of {limit / 1e6:.3g} MB allowed; take fewer rows at once"
-    return _Trial(way, memory.peak, seconds)
 
 
 def _time(trials: list[_Trial], x: Tensor, y: Tensor) -> None:
@@ -118,7 +156,8 @@ def _time(trials: list[_Trial], x: Tensor, y: Tensor) -> None:
     for _ in range(max(3, min(STEPS, int(SECONDS / best)))):
         for trial in running:
             _seconds(trial.way, x[:1], y[:1])  # puts hooks on before the clock starts
-            trial.seconds = min(trial.seconds, _seconds(trial.way, x, y))
+            again = _seconds(trial.way, x[: trial.rows], y[: trial.rows]) * len(x) / trial.rows
+            trial.seconds = min(trial.seconds, again)
             trial.way.close()
 
 

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 
 import torch
 from opacus.layers import DPGRU, DPLSTM, DPRNN
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from audit.parameters import UserError
 from audit.train.gradients.attention import LinearAttention
 
 _RECURRENT: dict[type[nn.Module], type[nn.Module]] = {nn.LSTM: DPLSTM, nn.GRU: DPGRU, nn.RNN: DPRNN}
-LARGEST_GROUPS = 32
-"""Source: Wu & He 2018, arXiv:1803.08494."""
 
 
-def converted(module: nn.Module, *, group_norm: bool = False) -> tuple[nn.Module, list[str]]:
+def converted(module: nn.Module) -> tuple[nn.Module, list[str]]:
     """A copy of the module that every gradient mode can take, and what was changed, one line each.
 
     LSTM, GRU and RNN become Opacus's, attention `LinearAttention`, with their weights; layers that work in place no longer do. Outputs
     stay the same, but for dropout between recurrent layers in training, which Opacus puts elsewhere (a line says so). Layers without
     an equal are left as they are: those that hooks cannot follow are for `functorch` or `loop`.
-
-    Args:
-        group_norm: also replace BatchNorm by GroupNorm with BatchNorm's scale and shift. That is another model: train it anew.
     """
     fresh = copy.deepcopy(module)
     said: list[str] = []
@@ -37,7 +29,7 @@ def converted(module: nn.Module, *, group_norm: bool = False) -> tuple[nn.Module
             layer.inplace = False  # type: ignore[assignment]
             said.append(f"{name}: {type(layer).__name__} works on a copy")
         if layer not in replaced:
-            other, remark = _replacement(layer, group_norm)
+            other, remark = _replacement(layer)
             if other is None:
                 continue
             replaced[layer] = other
@@ -50,27 +42,17 @@ def converted(module: nn.Module, *, group_norm: bool = False) -> tuple[nn.Module
 
 
 def reverted(original: nn.Module, trained: nn.Module) -> nn.Module:
-    """A copy of the module that `converted` was given, with the weights that its copy has now: what is released needs no Opacus.
-
-    Raises:
-        UserError: BatchNorm became GroupNorm: there is no way back from another model.
-    """
+    """A copy of the module that `converted` was given, with the weights that its copy has now: what is released needs no Opacus."""
     state = trained.state_dict()
     for name, layer in trained.named_modules():
         if isinstance(layer, LinearAttention):
             state |= {f"{name}.{key}".lstrip("."): tensor for key, tensor in layer.as_source().items()}
     fresh = copy.deepcopy(original)
-    wanted = fresh.state_dict()
-    if missing := wanted.keys() - state.keys():
-        raise UserError(
-            f"the trained model has no '{min(missing)}': a model whose layers became others cannot be turned back; build it with "
-            "those layers from the start"
-        )
-    fresh.load_state_dict({name: state[name] for name in wanted})
+    fresh.load_state_dict({name: state[name] for name in fresh.state_dict()})
     return fresh.train(trained.training)
 
 
-def _replacement(layer: nn.Module, group_norm: bool) -> tuple[nn.Module | None, str]:
+def _replacement(layer: nn.Module) -> tuple[nn.Module | None, str]:
     kind = type(layer).__name__
     if type(layer) in _RECURRENT and not layer.proj_size:
         other = _recurrent(layer)
@@ -80,8 +62,6 @@ def _replacement(layer: nn.Module, group_norm: bool) -> tuple[nn.Module | None, 
         return other, remark
     if type(layer) is nn.MultiheadAttention and layer.bias_k is None and not layer.add_zero_attn:
         return LinearAttention(layer), f"{kind} is now linear layers, with its weights"
-    if group_norm and isinstance(layer, _BatchNorm):
-        return _group_norm(layer), f"{kind} is now GroupNorm: another model, to be trained anew"
     return None, ""
 
 
@@ -99,12 +79,4 @@ def _recurrent(layer: nn.Module) -> nn.Module:
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
             mine[name].copy_(parameter).requires_grad_(parameter.requires_grad)
-    return other.train(layer.training)
-
-
-def _group_norm(layer: _BatchNorm) -> nn.GroupNorm:
-    channels = layer.num_features
-    other = nn.GroupNorm(math.gcd(LARGEST_GROUPS, channels), channels, eps=layer.eps, affine=layer.affine)
-    if layer.affine:
-        other.weight, other.bias = layer.weight, layer.bias
     return other.train(layer.training)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from audit.parameters import UserError
+from audit.registry.loaders._group_norm import groups
 from audit.train.clipping import Clipping, trained
 from audit.train.gradients import GradientMode, Loss
 from audit.train.gradients._without_chance import WithoutChance
@@ -65,6 +66,7 @@ class Proof:
             self.fixed = self._fixed_sizes()
             loop = Loop(self.module, loss, clipping)
             self.single = [loop.clipped_sum(x[i : i + 1], y[i : i + 1]) for i in range(len(self.x))]
+            self._refuse_not_finite("gradient", torch.cat([single.norms for single in self.single]))
             again = loop.clipped_sum(self.x[:1], self.y[:1])
         self.provable = bool(torch.allclose(again.norms, self.single[0].norms, rtol=1e-4))
         """False where a layer draws random numbers that cannot be held still."""
@@ -135,7 +137,8 @@ class Proof:
             if isinstance(layer, _BatchNorm) and (layer.training or not layer.track_running_stats):
                 raise UserError(
                     f"layer '{name}' ({type(layer).__name__}) mixes the examples of a batch, so that no gradient belongs to one of "
-                    "them; replace it by GroupNorm, which converting the model offers"
+                    f"them: change the factory to nn.GroupNorm({groups(layer.num_features)}, {layer.num_features}), or let 'group_norm: "
+                    "true' below dp do so"
                 )
 
     def _move(self) -> None:
@@ -151,9 +154,17 @@ class Proof:
 
     def _refuse_losses(self) -> None:
         losses = self._losses(self.x, self.y)
+        self._refuse_not_finite("loss", losses)
         if losses.shape != (len(self.x),):
             raise UserError(
                 f"the loss gives shape {tuple(losses.shape)} for {len(self.x)} rows; it must give one per row (reduction='none')"
+            )
+
+    def _refuse_not_finite(self, what: str, values: Tensor) -> None:
+        if (bad := ~values.isfinite()).any():
+            raise UserError(
+                f"the {what} of a training row is {float(values[bad].flatten()[0])} before the first step: look for missing, infinite "
+                "and unscaled values in the data, and in the module's own arithmetic"
             )
 
     def _refuse_buffers(self) -> None:
@@ -178,18 +189,26 @@ class Proof:
         if not torch.allclose(together, self._losses(self.x, self.y), rtol=1e-4):
             return  # chance that cannot be held still
         layer = self._first_mixing()
-        called = f"layer '{layer}' ({type(self.module.get_submodule(layer)).__name__})" if layer else "the module"
+        found = self.module.get_submodule(layer)
+        called = f"layer '{layer}' ({type(found).__name__})" if layer else "the module"
+        fix = "replace it by a layer that looks at one row at a time"
+        if getattr(found, "batch_first", True) is False:
+            fix = (
+                "it takes its first dimension for the sequence: make it with batch_first=True, or turn its input about"
+            )
         raise UserError(
             f"{called} mixes the examples of a batch: a row's output depends on the others, so that no gradient belongs to one of "
-            "them; replace it by a layer that looks at one row at a time"
+            f"them; {fix}"
         )
 
     def _first_mixing(self) -> str:
-        for a, b in zip(self._calls(self.x), self._calls(self.x[:1]), strict=False):
-            if not (isinstance(a.output, Tensor) and isinstance(b.output, Tensor)):
+        """By the last row: of a batch taken for a sequence the first one sees no other."""
+        for a, b in zip(self._calls(self.x), self._calls(self.x[-1:]), strict=False):
+            together, alone = _first_tensor(a.output), _first_tensor(b.output)
+            if together is None or alone is None:
                 continue
-            comparable = b.output.shape[:1] == (1,) and a.output.shape[1:] == b.output.shape[1:]
-            if comparable and not torch.allclose(a.output[:1], b.output, rtol=_TOLERANCE, atol=1e-5):
+            comparable = alone.shape[:1] == (1,) and together.shape[1:] == alone.shape[1:]
+            if comparable and not torch.allclose(together[-1:], alone, rtol=_TOLERANCE, atol=1e-5):
                 return a.layer
         return ""
 
@@ -221,3 +240,10 @@ class Proof:
             for hook in hooks:
                 hook.remove()
         return seen
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    """What a layer answers with; of a recurrent layer its outputs, without the state."""
+    if isinstance(output, tuple | list) and output:
+        output = output[0]
+    return output if isinstance(output, Tensor) else None

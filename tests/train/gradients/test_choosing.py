@@ -84,8 +84,27 @@ def test_auto_is_right(name: str, kind: str) -> None:
 
 
 def test_batch_norm_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^layer '1' \(BatchNorm2d\) mixes .* replace it by GroupNorm"):
+    with pytest.raises(
+        UserError, match=r"^layer '1' \(BatchNorm2d\) mixes .* change the factory to nn\.GroupNorm\(4, 4\)"
+    ):
         chosen(nets.cnn(nn.BatchNorm2d), "cnn")
+
+
+@pytest.mark.parametrize(
+    ("value", "what"), [(float("nan"), "loss .* is nan"), (1e38, "(loss|gradient) .* is (inf|nan)")]
+)
+def test_what_is_not_finite_is_said_so(value: float, what: str) -> None:
+    x, y = nets.rows("mlp", 4)
+    net = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, nets.CLASSES))
+    with pytest.raises(UserError, match=rf"^the {what} before the first step: look for missing"):
+        choose(net, nets.loss, Clipping(), torch.full_like(x, value), y)
+
+
+def test_a_sequence_layer_that_takes_the_batch_for_the_sequence_is_named() -> None:
+    net = nets.Recurrent(nn.LSTM)
+    net.layer.batch_first = False
+    with pytest.raises(UserError, match=r"^layer 'layer' \(LSTM\) mixes the examples .* batch_first=True"):
+        chosen(net, "lstm")
 
 
 def test_a_layer_that_mixes_is_found_without_a_list() -> None:
@@ -176,12 +195,13 @@ def test_memory_decides() -> None:
     )
     gradients = 64 * 200 * 200 * 4  # of one example each
     way = choose(net, nets.loss, Clipping(), x, y, memory_limit=gradients // 2)
-    assert way.name == "ghost"
-    assert sum("MB allowed" in remark for remark in way.remarks) == 2
-    with pytest.raises(
-        UserError, match=r"hooks: holds .* MB at once for 64 rows, of 5\.12 MB allowed; take fewer rows"
-    ):
-        choose(net, nets.loss, Clipping(), x, y, mode="hooks", memory_limit=gradients // 2)
-    assert choose(net, nets.loss, Clipping(), x, y, memory_limit=gradients // 8).name in ("ghost", "loop")
-    with pytest.raises(UserError, match=r"no way .* serves this module"):
+    rows = {remark.split(":")[0]: int(remark.split(" s a batch, ")[1].split()[0]) for remark in way.remarks}
+    assert rows["ghost"] == 64
+    assert rows["hooks"] < 32, "what does not fit is halved"
+    assert way.rows == rows[way.name]
+    assert choose(net, nets.loss, Clipping(), x, y, mode="hooks").rows is None
+    assert choose(net, nets.loss, Clipping(), x, y, mode="hooks", memory_limit=gradients // 2).rows == rows["hooks"]
+    with pytest.raises(UserError, match=r"hooks: a single row holds .* MB at once, more than the 0\.001 MB allowed"):
+        choose(net, nets.loss, Clipping(), x, y, mode="hooks", memory_limit=1000)
+    with pytest.raises(UserError, match=r"no way .* serves this module; .*loop: a single row holds"):
         choose(net, nets.loss, Clipping(), x, y, memory_limit=1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from train import nets
 
-from audit.parameters import UserError
+from audit.registry.loaders._group_norm import with_group_norm
 from audit.train.clipping import Clipping
 from audit.train.gradients.attention import LinearAttention
 from audit.train.gradients.converting import converted, reverted
@@ -58,12 +59,6 @@ def test_attention_goes_back_by_itself() -> None:
     for source in (nn.MultiheadAttention(8, 2, bias=False), nn.MultiheadAttention(8, 2, kdim=5, vdim=7)):
         back = reverted(source, converted(source)[0])
         assert all(torch.equal(tensor, back.state_dict()[name]) for name, tensor in source.state_dict().items())
-
-
-def test_no_way_back_from_group_norm() -> None:
-    net = nets.cnn(nn.BatchNorm2d)
-    with pytest.raises(UserError, match=r"has no '1\.num_batches_tracked'"):
-        reverted(net, converted(net, group_norm=True)[0])
 
 
 @pytest.mark.parametrize("case", ["lstm", "gru", "transformer"])
@@ -125,13 +120,17 @@ def test_batch_norm_only_when_asked() -> None:
     other, said = converted(net)
     assert isinstance(other[1], nn.BatchNorm2d)
     assert said == ["2: ReLU works on a copy"]
-    other, said = converted(net, group_norm=True)
+    other = with_group_norm(copy.deepcopy(net))
     assert isinstance(other[1], nn.GroupNorm)
-    assert said[0] == "1: BatchNorm2d is now GroupNorm: another model, to be trained anew"
-    proof = Proof(other, nets.loss, Clipping(), *nets.rows("cnn", 3))
+    assert other[1].num_groups == 4
+    proof = Proof(converted(other)[0], nets.loss, Clipping(), *nets.rows("cnn", 3))
     assert proof.fault(Hooks) is None
     assert isinstance(net[1], nn.BatchNorm2d)
     assert net[2].inplace
+    assert isinstance(with_group_norm(nn.BatchNorm1d(6)), nn.GroupNorm)
+    shared = nn.BatchNorm1d(6)
+    two = with_group_norm(nn.Sequential(shared, shared))
+    assert two[0] is two[1]
 
 
 def test_one_layer_in_two_places_stays_one() -> None:
