@@ -110,7 +110,7 @@ class AttributionReader:
             return [Part(token.text.strip(), token.value) for token in tokens]
         values = np.nan_to_num(np.asarray(without_rounding(row)["values"], dtype=float))
         if form == "table":
-            names, cells = self._columns(row["x"])
+            names, cells = self.columns(row["x"])
             return [Part(names[i], float(values.flat[i]), cells[i]) for i in _largest(values, most)]
         if (feature := row.get("feature")) is None:  # a place across channels, or a step of a channel
             places = summed(values) if form == "image" else values.reshape(-1, values.shape[-1])
@@ -165,10 +165,10 @@ class AttributionReader:
         sample.lines += [f"scale ± {number(limit)}{f' for {aim}' if aim else ''}", *([note] if note else [])]
 
     def _bars(self, x: NDArray[Any], values: NDArray[Any]) -> BarList:
-        names, cells = self._columns(x)
+        names, cells = self.columns(x)
         return bar_list(names, cells, values, ("feature", "value", "contribution"))
 
-    def _columns(self, x: NDArray[Any]) -> tuple[list[str], list[str]]:
+    def columns(self, x: NDArray[Any]) -> tuple[list[str], list[str]]:
         """Names of the columns, and their cells in the reader's terms."""
         flat = x.reshape(-1)
         names = self._names if len(self._names) == len(flat) else [f"position {i}" for i in range(len(flat))]
