@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import SkipValidation, ValidationError
 
-from audit.data import AuditData
+from audit.data import AuditData, Batch
 from audit.datasets import Rows, Source
 from audit.engine import Observer as AuditObserver
 from audit.engine import run
@@ -32,7 +32,7 @@ from audit.scenario.marked_yaml import dump_yaml
 from audit.train.checkpoint import write_whole
 from audit.train.training import Observer as TrainingObserver
 from audit.train.training import Trained, train
-from audit.train.training_file import Training, TrainingFile
+from audit.train.training_file import Privacy, Training, TrainingFile
 
 if TYPE_CHECKING:
     from audit.stored import Report
@@ -172,8 +172,7 @@ class Watcher(TrainingObserver):
 class _Read(Source):
     """Rows that were read once, for every training."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-    data: AuditData
+    data: SkipValidation[Any]
 
     def read(self, base: Path) -> Rows:
         """There is nothing left to read: see `load`."""
@@ -181,7 +180,8 @@ class _Read(Source):
 
     def load(self, base: Path, name: str) -> AuditData:
         """The rows."""
-        return self.data
+        given: AuditData = self.data
+        return given
 
 
 @dataclass(frozen=True)
@@ -190,11 +190,13 @@ class _Variant:
 
     Args:
         identity: digest of all that determines it.
+        audit: digest of the scenario that its model is audited by.
     """
 
     file: TrainingFile
     epsilon: float | None
     identity: str
+    audit: str
 
     @property
     def name(self) -> str:
@@ -239,7 +241,7 @@ def sweep(
     )  # fmt: skip
     settings = {"references": references, "shadows": shadows}
     bind(parse(_scenario(file, training.name, frontier, settings), "audit of the models", file.base))
-    variants = list(_variants(replace(file, source=_Read(data=data)), data, registry, wanted))
+    variants = list(_variants(replace(file, source=_Read(data=data)), data.train, registry, frontier, settings))
     points = _known(folder, variants, registry)
     for variant in variants:
         point = points.get(variant.name)
@@ -248,8 +250,7 @@ def sweep(
             made = train(variant.file, registry, folder / _below(variant, training.name), observer=watcher)
             point = points[variant.name] = _trained(variant, made)
             _store(_with(frontier, variants, points), folder)
-        audited = _sha(_scenario(file, variant.name, frontier, settings))
-        if point.audited == audited:
+        if point.audited:
             watcher.kept(point)
             continue
         watcher.auditing(variant.name)
@@ -258,7 +259,7 @@ def sweep(
             parse(text, "audit of the models", file.base), home=registry.home, data=data, explore=True, observer=watcher.audit,
         )  # fmt: skip
         point = points[variant.name] = point.model_copy(
-            update={"run": report.path.name, "numbers": tuple(_numbers(report, frontier)), "audited": audited}
+            update={"run": report.path.name, "numbers": tuple(_numbers(report, frontier)), "audited": variant.audit}
         )
         _store(_with(frontier, variants, points), folder)
         watcher.finished(point)
@@ -285,22 +286,26 @@ def read_frontier(folder: Path) -> Frontier:
 # --- the trainings -------------------------------------------------------------------------------------------------
 
 
-def _variants(file: TrainingFile, data: AuditData, registry: Registry, epsilons: Sequence[float]) -> Iterator[_Variant]:
+def _variants(
+    file: TrainingFile, members: Batch, registry: Registry, frontier: Frontier, settings: Mapping[str, int]
+) -> Iterator[_Variant]:
     """The file at each epsilon, then without privacy."""
     training = file.training
-    assert training.dp is not None
-    assert data.train is not None
     code = source_digest(import_callable(training.factory, registry.trust))
-    targets: list[float | None] = [*epsilons, None]
+    targets: list[float | None] = [*frontier.epsilons, None]
     for epsilon in targets:
-        target = {"epsilon": epsilon, "noise_multiplier": None, "max_epsilon": None}
-        changed = {
-            "name": f"{training.name}-{'plain' if epsilon is None else f'eps-{epsilon:g}'}",
-            "dp": None if epsilon is None else training.dp.model_copy(update=target),
-        }
-        own = Training.model_validate({**dict(training), **changed})
-        parts = {"training": own.what_is_trained, "rows": data.train.digest, "code": code}
-        yield _Variant(replace(file, training=own), epsilon, _sha(canonical_json(parts)))
+        name = f"{training.name}-{'plain' if epsilon is None else f'eps-{epsilon:g}'}"
+        own = Training.model_validate({**dict(training), "name": name, "dp": _privacy(training, epsilon)})
+        parts = {"training": own.what_is_trained, "rows": members.digest, "code": code}
+        audit = _sha(_scenario(file, name, frontier, settings))
+        yield _Variant(replace(file, training=own), epsilon, _sha(canonical_json(parts)), audit)
+
+
+def _privacy(training: Training, epsilon: float | None) -> Privacy | None:
+    """The file's own way of privacy, to another budget."""
+    if training.dp is None or epsilon is None:
+        return None
+    return training.dp.model_copy(update={"epsilon": epsilon, "noise_multiplier": None, "max_epsilon": None})
 
 
 def _below(variant: _Variant, name: str) -> str:
@@ -312,9 +317,15 @@ def _known(folder: Path, variants: Sequence[_Variant], registry: Registry) -> di
     """What an earlier sweep left of these variants, where it was trained like this and the registry still holds the model."""
     if not (folder / JSON).exists():
         return {}
-    wanted = {variant.name: variant.identity for variant in variants}
-    points = [point for point in read_frontier(folder).points if wanted.get(point.name) == point.training]
-    return {point.name: point for point in points if _held(point, registry)}
+    wanted = {variant.name: variant for variant in variants}
+    known: dict[str, Point] = {}
+    for point in read_frontier(folder).points:
+        variant = wanted.get(point.name)
+        if variant is None or point.training != variant.identity or not _held(point, registry):
+            continue
+        stale = point.audited != variant.audit
+        known[point.name] = point.model_copy(update={"run": "", "numbers": (), "audited": ""}) if stale else point
+    return known
 
 
 def _held(point: Point, registry: Registry) -> bool:
