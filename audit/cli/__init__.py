@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from audit.cli import catalogue, dashboard, demo, doctor, explain, export, model, runs, scenarios, train
+from audit.cli import catalogue, dashboard, demo, doctor, explain, export, frontier, model, runs, scenarios, train
 from audit.parameters import UserError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 scenarios.register(app)
 runs.register(app)
 train.register(app)
+frontier.register(app)
 explain.register(app)
 export.register(app)
 catalogue.register(app)
