@@ -1,0 +1,290 @@
+"""One explained row as the page draws it: the input beside what each explainer says of it. One form for each kind of input."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import streamlit as st
+
+from audit.numbers import show
+from audit.report._attribution import BOUNDED, PERCENT
+from audit.report._images import summed
+from audit.report._sample import named
+from audit.report._text_map import Token, shaded
+from audit.text import decode
+from dashboard import charts, pictures
+from dashboard.evidence import Map
+from dashboard.pictures import Look
+from dashboard.words import _
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MOST_CHANNELS = 4
+"""Channels of a series that are drawn: those that contribute most."""
+STYLE = """
+.numbers { margin: 4px 0 0; font-size: 13px; max-width: 460px; }
+.numbers div { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 8px; padding: 2px 0; border-bottom: 1px solid var(--line); }
+.numbers dt { color: var(--soft); font-weight: 400; margin: 0; overflow-wrap: anywhere; } .numbers dd { margin: 0 0 0 auto; font-variant-numeric: tabular-nums; }
+.shaded { line-height: 2; font-size: 15.5px; overflow-wrap: anywhere; white-space: pre-wrap; margin: 0; }
+.shaded span { border-radius: 3px; padding: 1px 2px; }
+.shaded .for { background: color-mix(in oklab, var(--s2) calc(var(--share) * .6), transparent); border-bottom: 2px solid var(--s2); }
+.shaded .against { background: color-mix(in oklab, var(--s1) calc(var(--share) * .6), transparent); border-bottom: 2px dotted var(--s1); }
+.shaded sup { font-size: 10.5px; color: var(--soft); }
+"""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a row's maps are drawn with.
+
+    Args:
+        classes: names of the classes; none of a regression.
+        look: how maps of images are drawn, and which contributions of any kind.
+    """
+
+    classes: Sequence[str]
+    look: Look
+
+    def name_of(self, value: Any) -> str:
+        """A class by its name, a value as a number."""
+        return named(value, self.classes)
+
+
+def draw(found: Sequence[Map], scene: Scene) -> None:
+    """The input, and every map of it beside it or below it."""
+    st.html(f"<style>{STYLE}</style>")
+    forms: dict[str, Callable[[Sequence[Map], Scene], None]] = {
+        "image": images, "text": texts, "series": series, "table": tables
+    }  # fmt: skip
+    forms[found[0].series.reader.form(found[0].row)](found, scene)
+
+
+# --- images ------------------------------------------------------------------------------------------------------
+
+
+def images(found: Sequence[Map], scene: Scene) -> None:
+    """The picture and its maps side by side, each with its own scale and what is known of it."""
+    columns = st.columns(1 + len(found))
+    first = found[0]
+    with columns[0]:
+        picture(pictures.picture(first.row["x"], bounds_of(first)), _("input"))
+        facts([(_("shape"), " × ".join(map(str, np.shape(first.row["x"]))))])
+    for column, one in zip(columns[1:], found, strict=True):
+        with column:
+            limit = scene.look.limit(summed(one.row["values"]))
+            picture(map_picture(one, scene.look, limit), one.label)
+            facts([(_("scale"), scale_text(limit, scene.look)), *known_of(one)])
+    legend(scene)
+
+
+def bounds_of(one: Map) -> tuple[float, float]:
+    """Black and white of a picture; without declared bounds its own smallest and largest value."""
+    x = one.row["x"]
+    return one.series.bounds or (float(np.nanmin(x)), float(np.nanmax(x)))
+
+
+def map_picture(one: Map, look: Look, limit: float, values: NDArray[Any] | None = None) -> bytes:
+    """A map over its input, edges of segments drawn."""
+    feature = one.row.get("feature") if one.series.reader.unit in BOUNDED else None
+    drawn = one.row["values"] if values is None else values
+    return pictures.overlay(one.row["x"], drawn, bounds_of(one), look, limit, feature)
+
+
+def picture(png: bytes, caption: str) -> None:
+    """A picture as wide as its column, its pixels squares."""
+    st.html(
+        f'<figure class="pixels"><figcaption>{html.escape(caption)}</figcaption>'
+        f'<img src="{pictures.address(png)}" alt="{html.escape(caption)}"></figure>'
+    )
+
+
+def legend(scene: Scene) -> None:
+    """The palette with the words at its ends."""
+    against, forward = (
+        (_("speaks against the class"), _("speaks for it")) if scene.classes else (_("lowers"), _("raises the value"))
+    )
+    ends = {
+        "signed": (against, forward),
+        "positive": (_("nothing"), forward),
+        "negative": (against, _("nothing")),
+        "absolute": (_("no weight"), _("weighs most, for or against")),
+    }[scene.look.part]
+    bar = pictures.address(pictures.colour_bar(scene.look.part))
+    st.html(
+        f'<p class="palette">{html.escape(ends[0])} <img src="{bar}" alt=""> {html.escape(ends[1])}'
+        f"<span>{html.escape(_('Each map has its own scale; its ends are given below it.'))}</span></p>"
+    )
+
+
+def scale_text(limit: float, look: Look) -> str:
+    """The amount at the palette's ends."""
+    shown = show(float(f"{limit:.3g}"))
+    return {
+        "signed": f"± {shown}",
+        "positive": f"0 – {shown}",
+        "negative": f"−{shown} – 0",
+        "absolute": f"0 – {shown}",
+    }[look.part]
+
+
+# --- texts, series, tables ---------------------------------------------------------------------------------------
+
+
+def texts(found: Sequence[Map], scene: Scene) -> None:
+    """The text once per explainer, its pieces shaded; every piece tells its value on hover."""
+    for one in found:
+        values = scene.look.of(one.row["values"])
+        tokens, limit = shaded(one.row["x"], values, one.row.get("feature"))
+        words, numbers = st.columns([3, 1], gap="medium")
+        with words:
+            st.html(f"<h4>{html.escape(one.label)}</h4>{shaded_text(tokens)}")
+        with numbers:
+            facts([(_("scale"), f"± {show(float(f'{limit:.3g}'))}"), *known_of(one)])
+    st.caption(
+        _(
+            "Orange with a solid line speaks for the class, blue with a dotted line against it; hover over a piece for its value."
+        )
+    )
+
+
+def shaded_text(tokens: Sequence[Token]) -> str:
+    """A text as HTML, its pieces shaded by what they contribute."""
+    return f'<p class="shaded">{"".join(_piece(token) for token in tokens)}</p>'
+
+
+def _piece(token: Token) -> str:
+    text = html.escape(token.text)
+    if not token.marked:
+        return f'<span title="{html.escape(token.amount)}">{text}</span>' if token.value else text
+    sign = "for" if token.share > 0 else "against"
+    number = f"<sup>{html.escape(token.amount)}</sup>" if token.numbered else ""
+    share = f"{100 * abs(token.share):.0f}%"
+    return f'<span class="{sign}" style="--share: {share}" title="{html.escape(token.amount)}">{text}{number}</span>'
+
+
+def series(found: Sequence[Map], scene: Scene) -> None:
+    """The line of each channel, coloured by what each stretch contributes."""
+    for one in found:
+        x, values = (np.atleast_2d(np.asarray(one.row[name])) for name in ("x", "values"))
+        x, amounts = (part.reshape(-1, part.shape[-1]) for part in (x, scene.look.of(values)))
+        limit = scene.look.limit(amounts)
+        order = np.argsort(-np.abs(amounts).sum(axis=1), kind="stable")[:MOST_CHANNELS]
+        drawn, numbers = st.columns([3, 1], gap="medium")
+        with drawn:
+            for channel in sorted(order.tolist()):
+                which = "" if len(x) == 1 else f", {channel_name(one, channel)}"
+                charts.draw(
+                    charts.relevance_line(
+                        x[channel], amounts[channel], limit, title=f"{one.label}{which}", x_label=_("step"),
+                        y_label=unit_of(one, _("value")), label=_("contribution"),
+                    ),
+                    _("Good: the coloured stretches are those that an expert would name."),
+                    key=f"series-{one.label}-{channel}",
+                )  # fmt: skip
+            if len(order) < len(x):
+                st.caption(
+                    _("{n} of {all} channels are drawn, those that contribute most.").format(n=len(order), all=len(x))
+                )
+        with numbers:
+            facts([(_("scale"), f"± {show(float(f'{limit:.3g}'))}"), *known_of(one)])
+
+
+def channel_name(one: Map, channel: int) -> str:
+    """A channel by its name."""
+    names = one.series.evidence.meta.get("feature_names")
+    return (
+        str(names[channel]) if isinstance(names, list) and channel < len(names) else _("channel {n}").format(n=channel)
+    )
+
+
+def unit_of(one: Map, name: str) -> str:
+    """An axis' title with the input's unit."""
+    return f"{name} ({one.series.units})" if one.series.units else name
+
+
+def tables(found: Sequence[Map], scene: Scene) -> None:
+    """A waterfall per explainer, from the base value to the score."""
+    for start in range(0, len(found), 2):
+        columns = st.columns(2, gap="large")
+        for column, one in zip(columns, found[start : start + 2], strict=False):
+            with column:
+                names, cells = one.series.reader.columns(one.row["x"])
+                values = scene.look.of(one.row["values"]).ravel()
+                base = float(one.row["base_value"]) if "base_value" in one.row else 0.0
+                score = float(one.row["score"]) if "score" in one.row and scene.look.part == "signed" else None
+                charts.draw(
+                    charts.waterfall(
+                        [f"{name} = {cell}" for name, cell in zip(names, cells, strict=True)], values.tolist(), base, score,
+                        title=one.label, label=_("score of {target}").format(target=scene.name_of(one.target)) if scene.classes else _("value"),
+                    ),
+                    _("Good: the bars reach from the base value to the score, and the longest are reasons that hold up."),
+                    key=f"waterfall-{one.label}",
+                )  # fmt: skip
+                facts(known_of(one))
+
+
+# --- what is known of a map --------------------------------------------------------------------------------------
+
+
+def known_of(one: Map) -> list[tuple[str, str]]:
+    """Score, base value, the explainer's own error, and every quality number with the step that measured it."""
+    row = one.row
+    found = [
+        (_(name.replace("_", " ")), show(float(row[name])))
+        for name in ("score", "base_value", "error")
+        if name in row and np.ndim(row[name]) == 0
+    ]
+    return found + [
+        (f"{_(q.name)} · {q.step.split('[')[0].removeprefix('explanation.')}", quality_text(q.name, q.value))
+        for q in one.quality
+    ]
+
+
+def quality_text(name: str, value: float) -> str:
+    """A share in percent, anything else as a number."""
+    if name.replace(" ", "_").startswith(PERCENT):
+        return f"{show(float(f'{100 * value:.3g}'))} %"
+    return show(float(f"{value:.4g}"))
+
+
+def facts(rows: Sequence[tuple[str, str]]) -> None:
+    """Names and values below each other."""
+    body = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>" for name, value in rows)
+    if body:
+        st.html(f'<dl class="numbers">{body}</dl>')
+
+
+def curves(found: Sequence[Map], classes: Sequence[str]) -> None:
+    """Deletion and insertion of this very row, by explainer; nothing where no check followed them."""
+    known = {one.label: one.curves for one in found if one.curves}
+    if not known:
+        st.caption(_("No check followed deletion and insertion of this row: explanation.faithfulness does."))
+        return
+    y_label = _("probability of the class") if classes else _("value of the model")
+    parts = (
+        ("deletion", "removed", _("Deletion"), _("share of the features removed"),
+         _("Good: the solid line, in the map's order, falls sooner than the dashed one, in random order: what the map names first matters.")),
+        ("insertion", "kept", _("Insertion"), _("share of the features kept"),
+         _("Good: the solid line, in the map's order, rises sooner than the dashed one, in random order: what the map names first suffices.")),
+    )  # fmt: skip
+    for column, (kind, share, title, x_label, good) in zip(st.columns(2, gap="large"), parts, strict=True):
+        lines = {
+            label: (about[share], about[f"{kind}_explained"], about[f"{kind}_random"]) for label, about in known.items()
+        }
+        with column:
+            charts.draw(
+                charts.removal(lines, title=title, x_label=x_label, y_label=y_label), good, key=f"removal-{kind}"
+            )
+
+
+def preview(row: Mapping[str, Any], kind: str, length: int = 60) -> str:
+    """A text's beginning; empty of anything else."""
+    if kind != "text":
+        return ""
+    text = " ".join(decode(row["x"]).split())
+    return text if len(text) <= length else f"{text[:length].rstrip()} …"

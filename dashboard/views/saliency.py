@@ -1,0 +1,382 @@
+"""Saliency explorer: which parts of a sample the explainers name, beside one another, under attack, and how good the maps are."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from audit.numbers import show as shown
+from audit.report._images import summed
+from audit.report._sample import named
+from audit.report._view import RunView
+from dashboard import charts, choosing, evidence, explained, links, pictures
+from dashboard.evidence import Examples, Map, Maps, MapSeries, Rows
+from dashboard.explained import Scene
+from dashboard.pictures import Look, Part
+from dashboard.words import _, ngettext
+
+FAMILY = "explanation."
+TILES = 18
+"""Samples of the gallery that are shown at once."""
+MOST = 4
+"""Explainers side by side."""
+PARTS: tuple[Part, ...] = ("signed", "positive", "negative", "absolute")
+STYLE = """
+.pixels { margin: 0; } .pixels img { width: 100%; max-width: 460px; image-rendering: pixelated; border: 1px solid var(--line); border-radius: 4px; display: block; }
+.pixels figcaption { font-weight: 600; font-size: 14px; margin: 0 0 4px; overflow-wrap: anywhere; }
+.palette { font-size: 13px; color: var(--soft); margin: 2px 0 0; } .palette img { width: 160px; height: 10px; vertical-align: middle; }
+.palette span { margin-left: 18px; }
+.st-key-gallery button { padding: 4px 6px; min-height: 0; }
+.st-key-gallery button img { max-height: 72px !important; height: 72px !important; width: auto; image-rendering: pixelated; display: block; margin: 0 auto 2px; border-radius: 2px; }
+.st-key-gallery button p { font-size: 12.5px; line-height: 1.25; }
+.chosen { font-size: 1.35rem; font-weight: 600; margin: 0; }
+"""
+
+
+def show() -> None:
+    """Draw the page."""
+    view = choosing.run_with(
+        FAMILY,
+        _("Saliency explorer"),
+        _("No run holds explanations yet: a scenario with a check such as explanation.faithfulness makes them."),
+    )
+    if view is None:
+        return
+    st.html(f"<style>{STYLE}</style>")
+    models = evidence.models_of(evidence.pieces(view, "attributions", FAMILY))
+    if not models:
+        st.info(
+            _(
+                "This run stores no maps: none of its checks explained anything, or they were told to keep none (keep: 0)."
+            )
+        )
+        return
+    maps = evidence.maps(view, choosing.model_of(models))
+    for problem in maps.problems:
+        st.error(_("Cannot be shown: {problem}").format(problem=problem), icon=":material/broken_image:")
+    if not maps.rows.ids:
+        st.info(_("No map of this run can be shown."))
+        return
+    classes = _classes(maps)
+    chosen = _gallery(maps, classes)
+    if chosen is not None:
+        _sample(view, maps, classes, chosen)
+    if _form(maps) == "table":
+        _whole_table(maps, classes)
+
+
+def _classes(maps: Maps) -> list[str]:
+    return next((one.reader.classes for one in maps.series if one.reader.classes), [])
+
+
+def _form(maps: Maps) -> str:
+    first = maps.of_role("own")[0]
+    return first.reader.form(first.evidence.row(0))
+
+
+# --- gallery -----------------------------------------------------------------------------------------------------
+
+
+def _gallery(maps: Maps, classes: Sequence[str]) -> str | None:
+    """The samples that the filters leave, as tiles; gives the chosen one's id."""
+    rows = maps.rows
+    kept = _filtered(rows, classes)
+    order = _wrong_first(rows, kept)
+    said, turning = st.columns([3, 1], vertical_alignment="bottom")
+    said.caption(
+        ngettext("{n} of {all} sample", "{n} of {all} samples", len(rows.ids)).format(
+            n=f"{len(order):,}", all=f"{len(rows.ids):,}"
+        )
+        + (_(", wrong answers first, then those that the model is least sure of") if rows.right is not None else "")
+    )
+    if not order:
+        st.info(_("No sample is left: loosen the filters."))
+        return None
+    with turning:
+        number = choosing.leaf("tiles", -(-len(order) // TILES))
+    asked = links.asked("sample")
+    chosen = asked if asked in set(rows.ids) else rows.ids[order[0]]
+    with st.container(horizontal=True, key="gallery", gap="small"):
+        for at in order[(number - 1) * TILES : number * TILES]:
+            _tile(maps, at, classes, chosen)
+    return chosen
+
+
+def _filtered(rows: Rows, classes: Sequence[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    kept = np.ones(len(rows.ids), dtype=bool)
+    right, fates = rows.right, set(rows.fate)
+    columns = st.columns(4)
+    if right is not None and rows.label is not None:
+        present = {named(label, classes): int(label) for label in np.unique(rows.label)}
+        with columns[0]:
+            if (name := links.select("class", _("True class"), list(present), empty=_("all classes"))) is not None:
+                kept &= rows.label == present[name]
+        with columns[1]:
+            said = {"wrong": _("wrong answers"), "right": _("right answers")}
+            answers = links.select("answers", _("Answers"), list(said), lambda a: said[a], empty=_("right and wrong"))
+            kept &= right if answers == "right" else ~right if answers == "wrong" else True
+    if len(fates) > 1 or fates == {"broken"}:
+        told = {
+            "broken": _("broken by an attack"),
+            "withstood": _("withstood every attack"),
+            "untried": _("not attacked"),
+        }
+        with columns[2]:
+            fate = links.select(
+                "fate", _("Under attack"), list(told), lambda f: told[f], empty=_("whatever became of it")
+            )
+            if fate is not None:
+                kept &= np.array([one == fate for one in rows.fate])
+    if np.isfinite(rows.confidence).any():
+        with columns[3]:
+            most = choosing.place(
+                "sure", _("Confidence at most"), 0.0, 1.0, 1.0, 0.01, told=_("Probability of the predicted class.")
+            )
+            kept &= ~(rows.confidence > most)
+    return kept
+
+
+def _wrong_first(rows: Rows, kept: np.ndarray[Any, Any]) -> list[int]:
+    if rows.right is None:
+        return [int(i) for i in np.flatnonzero(kept)]
+    order = np.lexsort((np.nan_to_num(rows.confidence), rows.right))
+    return [int(i) for i in order if kept[i]]
+
+
+def _tile(maps: Maps, at: int, classes: Sequence[str], chosen: str) -> None:
+    rows = maps.rows
+    row = rows.ids[at]
+    answer = named(rows.prediction[at], classes)
+    if rows.right is None:
+        said = answer
+    else:
+        said = (
+            f"✓ {answer}"
+            if rows.right[at]
+            else f"✗ {named(rows.label[at] if rows.label is not None else None, classes)} → {answer}"
+        )
+    series, place = _first(maps, row)
+    fields = series.evidence.row(place)
+    form = series.reader.form(fields)
+    label = said
+    if form == "image":
+        png = pictures.picture(fields["x"], explained.bounds_of(Map(series, fields, (), {})), pictures.SMALL)
+        label = f"![{said}]({pictures.address(png)}) {said}"
+    elif text := explained.preview(fields, form):
+        label = f"{said}: {_plain(text)}"
+    st.button(
+        label,
+        key=f"tile-{row}",
+        on_click=links.note,
+        kwargs={"sample": row},
+        type="primary" if row == chosen else "secondary",
+    )
+
+
+def _plain(text: str) -> str:
+    """A text in a label, where Markdown would make something else of it."""
+    return "".join(f"\\{c}" if c in r"\`*_{}[]()#+-.!|<>~$:" else c for c in text)
+
+
+def _first(maps: Maps, row: str) -> tuple[MapSeries, int]:
+    return next((one, one.places[row]) for one in maps.of_role("own") if row in one.places)
+
+
+# --- one sample --------------------------------------------------------------------------------------------------
+
+
+def _sample(view: RunView, maps: Maps, classes: Sequence[str], chosen: str) -> None:
+    everything = maps.of(chosen)
+    at = maps.rows.ids.index(chosen)
+    _heading(view, maps.rows, at, classes)
+    found, look = _chosen_maps(maps, everything, classes)
+    if not found:
+        st.info(_("None of the chosen explainers stored a map of this sample for this class."))
+        return
+    scene = Scene(classes, look)
+    explained.draw(found, scene)
+    st.subheader(_("Deletion and insertion of this sample"))
+    explained.curves(found, classes)
+    if everything[0].series.reader.form(everything[0].row) == "image":
+        _under_attack(maps, chosen, scene)
+    _adversarial(view, maps, chosen, classes)
+
+
+def _heading(view: RunView, rows: Rows, at: int, classes: Sequence[str]) -> None:
+    answer = named(rows.prediction[at], classes)
+    sure = f" ({charts.percent(float(rows.confidence[at]))})" if np.isfinite(rows.confidence[at]) else ""
+    if rows.label is None:
+        text, tone = _("predicted {answer}").format(answer=answer + sure), "info"
+    else:
+        label = named(rows.label[at], classes)
+        text = _("true {label}, predicted {answer}").format(label=label, answer=answer + sure)
+        tone = "info" if rows.right is None else "pass" if rows.right[at] else "fail"
+        if rows.right is not None:
+            text += " · " + ("✓ " + _("right") if rows.right[at] else "✗ " + _("wrong"))
+    fate = {"broken": _("an attack within eps breaks it"), "withstood": _("it withstood every attack of the run")}.get(
+        rows.fate[at]
+    )
+    st.html(f'<p class="chosen tone {tone}">{html.escape(text)}</p>')
+    st.caption(" · ".join(filter(None, (_("row {row}").format(row=rows.ids[at]), fate))))
+
+
+def _chosen_maps(maps: Maps, everything: Sequence[Map], classes: Sequence[str]) -> tuple[list[Map], Look]:
+    """The maps side by side, and how they are drawn."""
+    targets = list(dict.fromkeys(one.target for one in everything))
+    labels = [label for label in maps.explainers if any(one.label == label for one in everything)]
+    columns = st.columns([3, 1.4])
+    with columns[0]:
+        wanted = links.several("explainers", _("Explainers (up to four)"), labels, empty=_("the first four"))
+        wanted = (wanted or _of_evidence(maps, labels))[:MOST]
+    with columns[1]:
+        names = {str(target): named(target, classes) if classes else _("the value") for target in targets}
+        target = int(links.select("target", _("Class explained"), list(names), lambda t: names[t]) or targets[0])
+    columns = st.columns([2, 1, 1])
+    said = {"signed": _("for and against"), "positive": _("for"), "negative": _("against"), "absolute": _("size alone")}
+    with columns[0]:
+        part: Any = links.select("sign", _("Contributions"), PARTS, lambda p: said[p], segmented=True)
+    opacity, percentile = 1.0, 100.0
+    if everything[0].series.reader.form(everything[0].row) == "image":
+        many = max(np.size(summed(one.row["values"])) for one in everything) > 1000
+        with columns[1]:
+            opacity = choosing.place("opacity", _("Opacity of the map"), 0.0, 1.0, 0.8, 0.05)
+        with columns[2]:
+            percentile = choosing.place(
+                "clip", _("Palette ends at percentile"), 90.0, 100.0, 99.0 if many else 100.0, 0.5,
+                told=_("Larger contributions take the colour at the end: a few cannot hide the rest."),
+            )  # fmt: skip
+    found = [one for label in wanted for one in everything if one.label == label and one.target == target]
+    return found, Look(opacity, part, percentile)
+
+
+def _of_evidence(maps: Maps, labels: list[str]) -> list[str]:
+    """Explainers to start with: the one whose evidence the address names comes first."""
+    asked = links.asked("evidence")
+    first = [one.label for one in maps.series if one.piece.ref.path == asked and one.label in labels]
+    return list(dict.fromkeys([*first, *labels]))
+
+
+def _under_attack(maps: Maps, chosen: str, scene: Scene) -> None:
+    """The sample and a neighbour that is answered alike, each with its map, and the difference of the maps."""
+    st.subheader(_("Original and attacked, with both maps"))
+    pairs = maps.moved(chosen)
+    if not pairs:
+        st.caption(_("No attack on the map of this sample is stored: explanation.stability_under_attack makes one."))
+    for before, after in pairs:
+        first, second = (summed(one.row["values"]) for one in (before, after))
+        difference = second - first
+        limit = scene.look.limit(first, second)
+        change = float(np.abs(np.asarray(after.row["x"], dtype=float) - np.asarray(before.row["x"], dtype=float)).max())
+        answers = [_answer(one, scene) for one in (before, after)]
+        drawn = (
+            (_("original: {answer}").format(answer=answers[0]), pictures.picture(before.row["x"], explained.bounds_of(before))),
+            (_("its map"), explained.map_picture(before, scene.look, limit)),
+            (_("attacked: {answer}").format(answer=answers[1]), pictures.picture(after.row["x"], explained.bounds_of(after))),
+            (_("its map"), explained.map_picture(after, scene.look, limit)),
+            (
+                _("difference of the maps"),
+                explained.map_picture(after, Look(1.0, "signed", scene.look.percentile), limit, difference),
+            ),
+        )  # fmt: skip
+        for column, (caption, png) in zip(st.columns(len(drawn)), drawn, strict=True):
+            with column:
+                explained.picture(png, caption)
+        numbers = ", ".join(f"{_(q.name)} {explained.quality_text(q.name, q.value)}" for q in after.quality)
+        units = f" {before.series.units}" if before.series.units else ""
+        st.caption(
+            _("{explainer}: the attack seeks another map and keeps the answer. Largest change {change}{units}; {numbers}. All maps here share the scale {scale}.").format(
+                explainer=before.label, change=shown(float(f"{change:.3g}")), units=units, numbers=numbers,
+                scale=explained.scale_text(limit, scene.look),
+            )
+        )  # fmt: skip
+
+
+def _answer(one: Map, scene: Scene) -> str:
+    sure = f" ({charts.percent(float(one.row['confidence']))})" if "confidence" in one.row else ""
+    return scene.name_of(one.row["prediction"]) + sure
+
+
+def _adversarial(view: RunView, maps: Maps, chosen: str, classes: Sequence[str]) -> None:
+    """Where this very sample was broken, with a way there."""
+    found, _problems = evidence.examples(view, maps.series[0].piece.model)
+    holding = [one for one in found if not one.by and chosen in one.evidence.ids]
+    if not holding:
+        return
+    st.subheader(_("Adversarial examples of this sample"))
+    for one in holding:
+        st.write(_adversarial_line(one, chosen, classes))
+        if links.offered("attacks"):
+            links.link(
+                _("See the example"), "attacks", icon=":material/security:", run=view.run.name, model=links.asked("model"),
+                evidence=one.piece.ref.path, sample=chosen,
+            )  # fmt: skip
+
+
+def _adversarial_line(one: Examples, chosen: str, classes: Sequence[str]) -> str:
+    row = one.evidence.row(one.evidence.ids.index(chosen))
+    before, after = (named(row.get(name), classes) for name in ("prediction", "adversarial_prediction"))
+    size = f", {_('size')} {shown(float(row['size']))} {one.meta.get('norm') or ''}".rstrip() if "size" in row else ""
+    return f"{one.label}: {before} → {after}{size}"
+
+
+# --- all rows of a table -----------------------------------------------------------------------------------------
+
+
+def _whole_table(maps: Maps, classes: Sequence[str]) -> None:
+    """Bars, beeswarm and dependence over every stored row of one explainer."""
+    st.subheader(_("All stored rows"))
+    series = _table_series(maps)
+    x, values = (np.asarray(series.evidence.column(name), dtype=float) for name in ("x", "values"))
+    x, values = x.reshape(len(x), -1), values.reshape(len(x), -1)
+    if classes:
+        aims = {str(int(t)): named(t, classes) for t in np.unique(series.columns["target"])}
+        kept = np.ones(len(x), dtype=bool)
+        if len(aims) > 1:
+            aim = links.select(
+                "aim", _("Rows explained for"), list(aims), lambda t: aims[t], empty=_("each row's own class")
+            )
+            kept = series.columns["target"] == int(aim) if aim is not None else kept
+        x, values = x[kept], values[kept]
+    cells = [series.reader.columns(row)[1] for row in x]
+    names = series.reader.columns(x[0])[0]
+    label = _("contribution")
+    st.caption(_("{explainer}, {n} rows").format(explainer=series.label, n=f"{len(x):,}"))
+    left, right = st.columns(2, gap="large")
+    with left:
+        charts.draw(
+            charts.mean_sizes(
+                names, values, title=_("Which features weigh most"), label=_("mean size of the contribution")
+            ),
+            _("Good: the longest bars are features that the decision may rest on."),
+            key="mean-sizes",
+        )
+    with right:
+        charts.draw(
+            charts.beeswarm(names, values, x, cells, title=_("Every row's contributions"), label=label),
+            _("Good: high and low values lie on the sides where an expert expects them."),
+            key="beeswarm",
+        )
+    order = np.argsort(-np.abs(np.nan_to_num(values)).mean(axis=0), kind="stable").tolist()
+    feature = links.select("feature", _("Feature"), [names[i] for i in order])
+    at = names.index(str(feature))
+    categories = bool(series.fields and len(series.fields) == len(names) and series.fields[at].get("categories"))
+    charts.draw(
+        charts.dependence(
+            x[:, at], values[:, at], [row[at] for row in cells], categories=categories,
+            title=_("How the contribution of {feature} depends on its value").format(feature=names[at]),
+            x_label=str(feature), label=label,
+        ),
+        _("Good: the points follow a shape that makes sense; where they spread at one value, other features decide with it."),
+        key="dependence",
+    )  # fmt: skip
+
+
+def _table_series(maps: Maps) -> MapSeries:
+    """The series of the explainer that the reader chooses, the one with most rows."""
+    label = str(links.select("over", _("Explainer of all rows"), maps.explainers))
+    same = [one for one in maps.of_role("own") if one.label == label]
+    return max(same, key=lambda one: len(one.evidence))
