@@ -90,6 +90,42 @@ def curve(
     return _svg([draw], (5.6, 3.3), title, number)
 
 
+def points(
+    series: Sequence[Series], *, title: str, x_label: str, y_label: str, y_scale: str, ticks: Mapping[str, float], chance: float | None,
+    number: int,
+) -> str:  # fmt: skip
+    """A few numbers over a logarithmic axis, each with its interval as an upright bar; NaN in `x` breaks a line.
+
+    Args:
+        ticks: label → place on the x axis.
+        chance: level of a line across, of what means nothing.
+    """
+
+    def draw(axes: Axes) -> None:
+        import numpy as np
+
+        if chance is not None:
+            axes.axhline(chance, color=_INK, linewidth=0.8, linestyle=(0, (2, 2)), label="chance")
+        for i, line in enumerate(series):
+            x = line.x * 1.025 ** (
+                i - (len(series) - 1) / 2
+            )  # side by side: bars of several lines do not hide each other
+            axes.plot(x, line.y, label=clean(line.name), marker=_MARKERS[i % 6], **_look(i))
+            if line.low is not None and line.high is not None:
+                known = np.isfinite(line.low) & np.isfinite(line.high)
+                axes.vlines(x[known], line.low[known], line.high[known], color=_SERIES[i % 6], linewidth=1.2)
+        _logarithmic(axes, "x")
+        if y_scale == "log":
+            _logarithmic(axes, "y")
+        axes.set_xticks(list(ticks.values()), [clean(label) for label in ticks])
+        axes.set_xlabel(clean(x_label))
+        axes.set_ylabel(clean(y_label))
+        if len(series) > 1 or chance is not None:
+            axes.legend()
+
+    return _svg([draw], (5.6, 3.3), title, number)
+
+
 def roc(series: Sequence[Series], *, title: str, number: int) -> str:
     """True against false positive rates, in whole and, beside it, where false positives are rare, on logarithmic axes."""
 

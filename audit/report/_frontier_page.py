@@ -11,6 +11,9 @@ from audit.report import _charts
 from audit.report.html import environment
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from audit.train.frontier_table import Frontier, Number, Point
 
 Pick = Callable[["Point"], "Number | None"]
@@ -18,51 +21,66 @@ Pick = Callable[["Point"], "Number | None"]
 
 def frontier_page(frontier: Frontier) -> str:
     """The frontier as an HTML page that needs nothing beside itself."""
-    rates = sorted({n.fpr for p in frontier.points for n in p.numbers if n.fpr is not None}, key=float, reverse=True)
-    columns: list[tuple[str, Pick]] = [(frontier.utility, lambda point: point.number(frontier.utility))]
+    rates = _rates(frontier)
+    columns: list[tuple[str, Pick]] = [(frontier.utility, _picking(frontier.utility))]
     for attack in frontier.attacks:
         columns.append((f"AUC, {attack}", _picking("auc", attack)))
         columns += [
-            (f"found at {float(rate):.3g} FPR, {attack}", _picking("tpr_at_fpr", attack, rate)) for rate in rates
+            (f"found at {_percent(rate)} FPR, {attack}", _picking("tpr_at_fpr", attack, rate)) for rate in rates
         ]
-    charts = [_chart(frontier, {frontier.utility: columns[0][1]}, f"{frontier.utility} on test rows", "linear", 1)]
+    drawn: list[tuple[str, dict[str, Pick], str, float | None]] = [
+        (f"{frontier.utility} on test rows", {frontier.utility: _picking(frontier.utility)}, "linear", None)
+    ]
     if frontier.attacks:
-        aucs = {attack: _picking("auc", attack) for attack in frontier.attacks}
-        charts.append(_chart(frontier, aucs, "membership AUC (0.5: nothing leaks)", "linear", 2))
-    if frontier.attacks and rates:
-        found = {attack: _picking("tpr_at_fpr", attack, rates[0]) for attack in frontier.attacks}
-        label = f"members found at FPR {rates[0]} (that much: nothing leaks)"
-        charts.append(_chart(frontier, found, label, "log", 3))
+        drawn.append(("membership AUC", {a: _picking("auc", a) for a in frontier.attacks}, "linear", 0.5))
+        for rate in rates[:1]:
+            found = {a: _picking("tpr_at_fpr", a, rate) for a in frontier.attacks}
+            drawn.append((f"members found at {_percent(rate)} FPR", found, "log", float(rate)))
+    charts = [_chart(frontier, *each, number) for number, each in enumerate(drawn, 1)]
     template = environment().get_template("frontier.html.j2")
     text: str = template.render(frontier=frontier, columns=columns, charts=charts, version=__version__)
     return text.rstrip("\n") + "\n"
 
 
-def _picking(metric: str, attack: str, fpr: str | None = None) -> Pick:
+def _rates(frontier: Frontier) -> list[str]:
+    """False positive rates at which the non-members are enough to see something, the largest first; else the largest alone."""
+    numbers = [number for point in frontier.points for number in point.numbers]
+    rates = sorted({n.fpr for n in numbers if n.fpr is not None}, key=float, reverse=True)
+    return [r for r in rates if any(n.fpr == r and n.status == "info" for n in numbers)] or rates[:1]
+
+
+def _percent(rate: str) -> str:
+    return f"{100 * float(rate):g} %"
+
+
+def _picking(metric: str, attack: str | None = None, fpr: str | None = None) -> Pick:
     return lambda point: point.number(metric, attack, fpr)
 
 
-def _chart(frontier: Frontier, picks: dict[str, Pick], label: str, scale: str, number: int) -> str:
-    """Each number over the epsilon spent, and as a level line what it is without privacy."""
-    series: list[_charts.Series] = []
-    private = [point for point in frontier.points if point.spent is not None]
-    spent = [point.spent or math.nan for point in private]
-    for name, pick in picks.items():
-        if private:
-            series.append(_series(name, spent, [pick(point) for point in private]))
-        for plain in (point for point in frontier.points if point.spent is None):
-            ends = [min(spent, default=1.0), max(spent, default=10.0)]
-            series.append(_series(f"{name}, without privacy", ends, [pick(plain)] * 2))
-    return _charts.curve(
-        series, title=label, x_label=f"epsilon spent (delta {frontier.delta:g})", y_label=label, x_scale="log", y_scale=scale,
-        number=number,
+def _chart(
+    frontier: Frontier, label: str, picks: dict[str, Pick], scale: str, chance: float | None, number: int
+) -> str:
+    """Each number over the epsilon spent, and apart from the line, on the right, without privacy."""
+    private = [(point.spent, point) for point in frontier.points if point.spent is not None]
+    plain = [point for point in frontier.points if point.spent is None]
+    ticks = {f"{spent:.2g}": spent for spent, _ in private}
+    right = max(ticks.values(), default=1.0) * 2
+    if plain:
+        ticks["none"] = right
+    places = [spent for spent, _ in private] + [math.nan, right] * bool(plain)
+    shown: list[Point | None] = [point for _, point in private]
+    shown += [None, *plain] if plain else []
+    lines = [_series(name, places, [point and pick(point) for point in shown]) for name, pick in picks.items()]
+    return _charts.points(
+        lines, title=label, x_label=f"epsilon spent, at delta {frontier.delta:g}", y_label=label, y_scale=scale, ticks=ticks,
+        chance=chance, number=number,
     )  # fmt: skip
 
 
 def _series(name: str, x: list[float], numbers: list[Number | None]) -> _charts.Series:
     import numpy as np
 
-    def column(pick: Callable[[Number], float | None]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def column(pick: Callable[[Number], float | None]) -> NDArray[np.float64]:
         found = [None if number is None else pick(number) for number in numbers]
         return np.array([math.nan if value is None else value for value in found])
 
