@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,21 +10,51 @@ from audit.finding import LEVEL, Mean
 
 
 @dataclass(frozen=True)
-class PairedDifference:
-    """This run minus the baseline over the examples both have.
+class Difference:
+    """This run minus the baseline.
 
     Args:
-        value: mean difference.
+        value: the difference.
         low, high: its interval at the level asked for.
-        n: examples in both.
-        differing: examples whose value is not the same in both.
+        n: examples it rests on.
     """
 
     value: float
     low: float
     high: float
     n: int
+
+
+@dataclass(frozen=True)
+class PairedDifference(Difference):
+    """The mean difference over the `n` examples that both have.
+
+    Args:
+        differing: examples whose value is not the same in both.
+    """
+
     differing: int
+
+
+def independent_difference(
+    values: tuple[float, float], ours: tuple[float, float], baseline: tuple[float, float], n: int
+) -> Difference:
+    """Difference of two numbers that were measured apart, from the interval of each, at their level.
+
+    The ends lie from the difference as far as the two half-widths that point there are long together, as the sides of a right angle:
+    of two proportions this is Newcombe's interval. Over examples that are the same in both, unpaired, it is too wide rather than too narrow.
+
+    Args:
+        values: ours and the baseline's.
+        ours, baseline: (low, high) of each.
+
+    Source: Zou & Donner 2008, Statistics in Medicine 27:1693 (MOVER); Newcombe 1998, Statistics in Medicine 17:873, method 10.
+    """
+    a, b = values
+    value = a - b
+    low = value - math.hypot(a - ours[0], baseline[1] - b)
+    high = value + math.hypot(ours[1] - a, b - baseline[0])
+    return Difference(value, low, high, n)
 
 
 def paired_difference(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from audit.contradictions import contradictions
-from audit.finding import Finding, Severity, part_name
+from audit.finding import EvidenceRef, Finding, Severity, part_name
 from audit.judge import Compare, judge
 from audit.judge.verdicts import Verdict, verdict
 from audit.pairing import PairedDifference, paired_difference
@@ -80,15 +80,25 @@ def stored_runs(home: Path | str | None = None) -> Iterator[Run | UserError]:
     return list_runs(audit_home(home) / "runs")
 
 
+def outcomes(run: Run, evidence: Sequence[EvidenceRef]) -> dict[str, float] | None:
+    """The stored outcome of every example by row id, of the first such series among `evidence`; None where there is none.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    ref = next((ref for ref in evidence if ref.kind == "outcomes"), None)
+    if ref is None:
+        return None
+    found = run.evidence(ref)
+    return dict(zip(found.ids, found.column("value").astype(float).tolist(), strict=True))
+
+
+def _evidence(record: Recorded) -> Sequence[EvidenceRef]:
+    return record.measurement.evidence if record.measurement else ()
+
+
 def comparison(ours: Run, baseline: Run) -> Compare:
     """Pairs measurements of two runs by check id, metric, dims and row id."""
-
-    def outcomes(run: Run, record: Recorded) -> dict[str, float] | None:
-        refs = [ref for ref in record.measurement.evidence if ref.kind == "outcomes"] if record.measurement else []
-        if not refs:
-            return None
-        evidence = run.evidence(refs[0])
-        return dict(zip(evidence.ids, map(float, evidence.column("value")), strict=True))
 
     def compare(record: Recorded) -> PairedDifference | str:
         measurement = record.measurement
@@ -105,7 +115,7 @@ def comparison(ours: Run, baseline: Run) -> Compare:
         ]
         if not twins:
             return f"run {baseline.name} holds no {part_name(measurement.metric, measurement.dims)} of '{record.id}'"
-        mine, theirs = outcomes(ours, record), outcomes(baseline, twins[0])
+        mine, theirs = outcomes(ours, measurement.evidence), outcomes(baseline, _evidence(twins[0]))
         if mine is None or theirs is None:
             return f"{measurement.metric} is not stored per example"
         return paired_difference(mine, theirs) or f"run {baseline.name} shares no example with this one"

@@ -14,8 +14,7 @@ from audit.parameters import UserError
 from dashboard import links, theme, words
 from dashboard.words import _
 
-SIDEBAR = 232
-"""Pixels: tables want the rest."""
+SIDEBAR = 232  # pixels: tables want the rest
 ICON = Path(__file__).parent / "icon.svg"
 
 
@@ -51,6 +50,8 @@ def views() -> list[View]:
     return [
         View("overview", _("Overview"), ":material/list_alt:"),
         View("run", _("Run"), ":material/fact_check:"),
+        View("saliency", _("Saliency"), ":material/image_search:"),
+        View("attacks", _("Attacks"), ":material/security:"),
         View("compare", _("Compare"), ":material/compare_arrows:"),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ CHARTS = 12
 RUNS = 24
 """Newest versions that are drawn."""
 ACROSS = 3
+WIDTH, HEIGHT = 330, 290
+PADDING = {"left": 4, "top": 8, "right": 12, "bottom": 4}
 
 Course = list[tuple[str, RunSummary, Finding]]
 """Version, run and finding of one gate, the oldest version first."""
@@ -48,7 +51,7 @@ def show(found: Sequence[RunSummary]) -> None:
 
 
 def _good(runs: int, gates: int) -> str:
-    told = _("Good: every interval lies on the tinted side of the dashed threshold, version after version.")
+    told = _("Good: every interval lies beyond the dashed threshold, on the side that the gate requires, version after version.")
     if runs == 1:
         told += " " + _("Only one version was audited under this scenario so far.")
     if gates > CHARTS:
@@ -83,7 +86,7 @@ def _courses(runs: Sequence[RunSummary]) -> dict[str, Course]:
 
 def _title(finding: Finding) -> str:
     part = f" ({part_of(finding)})" if finding.dims else ""
-    return f"{finding.title or finding.check}{part} · {finding.step}"
+    return f"{finding.title or finding.check}{part}\n{finding.step}"
 
 
 def _chart(name: str, points: Course) -> alt.LayerChart:
@@ -104,7 +107,8 @@ def _chart(name: str, points: Course) -> alt.LayerChart:
     x = alt.X("version:N", sort=None, title=_("version"), axis=alt.Axis(labelAngle=0))
     unit = f" ({last.unit})" if last.unit else ""
     named = f"{last.title or last.metric}{unit}"
-    y = alt.Y("value:Q", title=named, scale=alt.Scale(zero=False))
+    label = textwrap.wrap(named, 22)
+    y = alt.Y("value:Q", title=label, scale=alt.Scale(zero=False), axis=alt.Axis(format=".4~g"))
     tips = [
         alt.Tooltip("version:N", title=_("version")),
         alt.Tooltip("shown:N", title=_("measured")),
@@ -116,7 +120,7 @@ def _chart(name: str, points: Course) -> alt.LayerChart:
     base = alt.Chart(frame)
     layers: list[Any] = [
         base.mark_rule(strokeWidth=2.5).encode(
-            x=x, y=alt.Y("low:Q", title=named), y2="high:Q", color=alt.value(palette["soft"])
+            x=x, y=alt.Y("low:Q", title=label), y2="high:Q", color=alt.value(palette["soft"])
         ),
         base.mark_line(strokeWidth=1.2).encode(x=x, y=y, color=alt.value(palette["soft"])),
         base.mark_point(filled=True, size=90, opacity=1).encode(
@@ -132,12 +136,12 @@ def _chart(name: str, points: Course) -> alt.LayerChart:
         layers.insert(
             0,
             threshold.mark_rule(strokeDash=[5, 3]).encode(
-                y=alt.Y("value:Q", title=named), color=alt.value(palette["ink"])
+                y=alt.Y("value:Q", title=label), color=alt.value(palette["ink"])
             ),
         )
-    return alt.layer(*layers).properties(
-        title=alt.Title(name, subtitle=_("required {gate}").format(gate=last.required)), height=190
-    )
+    title, step = name.split("\n")
+    heading = alt.Title(title, subtitle=[step, _("required {gate}").format(gate=last.required)], limit=WIDTH)
+    return alt.layer(*layers).properties(title=heading, height=HEIGHT, padding=PADDING)
 
 
 def _point(version: str, summary: RunSummary, finding: Finding) -> dict[str, Any]:

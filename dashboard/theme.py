@@ -51,6 +51,7 @@ def options() -> dict[str, Any]:
         "browser.gatherUsageStats": False,
         "client.showErrorDetails": "none",
         "client.toolbarMode": "minimal",
+        "runner.magicEnabled": False,
         "server.fileWatcherType": "none",
         "server.headless": True,
         "server.runOnSave": False,
@@ -73,7 +74,7 @@ def gate_style(status: str) -> str:
 def toned(frame: pd.DataFrame, column: str, statuses: Sequence[str]) -> Styler:
     """A table whose `column` has the colours of the rows' statuses; its text says the same by a sign and a word."""
     palette = colours(mode())
-    return frame.style.apply(lambda _: [f"color: {palette[status]}" for status in statuses], subset=[column])
+    return frame.style.format(na_rep="").apply(lambda _: [f"color: {palette[status]}" for status in statuses], subset=[column])
 
 
 def apply() -> None:
@@ -97,16 +98,21 @@ _RULES = """
 .verdict .said { flex: 1; min-width: 0; overflow-wrap: anywhere; }
 .verdict .word { font-size: 28px; line-height: 1.2; font-weight: 700; color: var(--tone); margin: 0; }
 .verdict .sentence { font-size: 17px; margin: 2px 0 0; }
-.verdict ul { margin: 10px 0 0; padding-left: 20px; }
+.stHtml .verdict ul { margin: 10px 0 0; padding-left: 20px; }
+.verdict li { margin: 3px 0; font-size: 15px; }
 .verdict .soft { color: var(--soft); margin: 8px 0 0; }
-.verdict .counts { flex: none; display: grid; grid-template-columns: auto auto; gap: 3px 14px; align-content: start; margin: 0; }
+.stHtml .verdict dl.counts { padding: 0; flex: none; display: grid; grid-template-columns: auto auto; gap: 3px 14px; align-content: start; margin: 0; }
 .verdict .counts dd { margin: 0; text-align: right; font-weight: 600; font-variant-numeric: tabular-nums; }
+.verdict.small { padding: 10px 14px; border-left-width: 7px; gap: 12px; }
+.verdict.small .sign { width: 34px; height: 34px; line-height: 34px; font-size: 20px; }
+.verdict.small .word { font-size: 19px; } .verdict.small .sentence { font-size: 14.5px; }
 h3.opened { font-size: 1.35rem; margin: 0; padding: 0; }
-.facts { margin: 0; font-size: 14px; }
+.stHtml dl.facts { margin: 0 0 8px; padding: 0; font-size: 14px; }
+.stHtml h4 { font-size: 1rem; margin: 8px 0 4px; padding: 0; }
 .facts div { display: grid; grid-template-columns: minmax(110px, 30%) 1fr; gap: 10px; padding: 2px 0; border-bottom: 1px solid var(--line); }
 .facts dt { color: var(--soft); font-weight: 400; }
 .facts dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
-.listed { margin: 0; padding-left: 20px; font-size: 14.5px; overflow-wrap: anywhere; }
+.stHtml ul.listed { margin: 0 0 10px; padding-left: 20px; font-size: 14.5px; overflow-wrap: anywhere; }
 .tone { color: var(--tone); font-weight: 600; white-space: nowrap; }
 .pass { --tone: var(--pass); } .fail { --tone: var(--fail); } .inconclusive { --tone: var(--inconclusive); } .void { --tone: var(--void); }
 .error { --tone: var(--error); } .not_applicable { --tone: var(--not_applicable); } .info { --tone: var(--info); } .waived { --tone: var(--waived); }

@@ -22,7 +22,7 @@ LAYERS = [
     {"registry", "datasets", "bridges"},
     {"attacks", "certificates", "explainers", "global_explanations", "privacy"},
     {"checks"},
-    {"plan", "contradictions", "judge", "schema", "starter", "stored", "engine", "executors", "train"},
+    {"plan", "contradictions", "judge", "schema", "starter", "stored", "comparing", "engine", "executors", "train"},
     {"report"},
     {"cli", "pytest_plugin", "demo", "dashboard"},
 ]

@@ -1,12 +1,355 @@
-"""Compare: two runs, gate by gate and sample by sample."""
+"""Compare: two runs, number by number and sample by sample: what got better, what got worse, and what cannot be told."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+from html import escape
+from typing import TYPE_CHECKING, Any
+
 import streamlit as st
 
-from dashboard.words import _
+from audit.comparing import Change, Judgement, changes, flips, tally
+from audit.finding import Finding, Status
+from audit.numbers import show as number
+from audit.numbers import show_interval
+from audit.report._view import RunView
+from audit.report._words import STATUS, interval_of, part_of, value_of
+from dashboard import charts, links, stored, theme
+from dashboard.stored import RunSummary
+from dashboard.words import _, status_sign
+
+if TYPE_CHECKING:
+    import altair as alt
+
+SIGNS = {"worse": "▼", "better": "▲", "changed": "◆", "untold": "?", "same": "=", "incomparable": "–"}
+TONES = {
+    "worse": Status.FAIL, "better": Status.PASS, "changed": Status.WAIVED, "untold": Status.INCONCLUSIVE,
+    "same": Status.INFO, "incomparable": Status.VOID,
+}  # fmt: skip
+RATES = ("proportion", "rank_auc")
+"""Kinds of estimates that share one axis."""
+DRAWN = 20
+SHOWN = 12
+ROW_HEIGHT = 36
+FLIPS = 1000
 
 
 def show() -> None:
     """Draw the page."""
     st.title(_("Compare"))
+    found = [summary for summary in stored.runs(stored.home()) if summary.word not in ("damaged", "running")]
+    if len(found) < 2:
+        st.info(_("Two finished runs are needed to compare; there are {n} here.").format(n=len(found)))
+        return
+    names = {summary.name: summary for summary in found}
+    for parameter in ("before", "after"):
+        if (asked := links.asked(parameter)) is not None and asked not in names:
+            st.error(_("There is no run '{name}' here that could be compared.").format(name=asked))
+    left, right = st.columns(2)
+    with right:
+        after = links.select("after", _("After"), list(names), lambda name: stored.described(names[name]))
+    with left:
+        default = _earlier(names[str(after)], found).name
+        before = links.select(
+            "before", _("Before"), list(names), lambda name: stored.described(names[name]), default=default
+        )
+    if before == after:
+        st.info(_("This is one run twice. Choose another."))
+        return
+    old, new = (stored.run(stored.home(), str(name)) for name in (before, after))
+    for side, view in ((left, old), (right, new)):
+        with side:
+            _verdict(view)
+    _caveats(old, new)
+    compared = _compared(old, new)
+    _summary(compared)
+    _numbers(compared)
+    _forest(compared)
+    _flipped(old, new, compared)
+
+
+def _earlier(summary: RunSummary, found: Sequence[RunSummary]) -> RunSummary:
+    """What a run is naturally held against: the one before of the same model and scenario, else of the scenario, else any other."""
+    others = [other for other in found if other is not summary]
+    past = [other for other in others if not (other.started and summary.started) or other.started <= summary.started]
+    models = {model.name for model in summary.models}
+
+    def alike(other: RunSummary) -> bool:
+        return other.scenario == summary.scenario and bool(models & {model.name for model in other.models})
+
+    for chosen in (
+        [other for other in past if alike(other)],
+        [other for other in others if alike(other)],
+        [other for other in past if other.scenario == summary.scenario],
+        past,
+        others,
+    ):
+        if chosen:
+            return chosen[0]
+    raise ValueError("there is no other run")
+
+
+@lru_cache(maxsize=8)
+def _compared(old: RunView, new: RunView) -> tuple[Change, ...]:
+    """Kept as long as both views are, which is as long as the folders' files are the same."""
+    return tuple(changes(old.run, new.run))
+
+
+def _verdict(view: RunView) -> None:
+    verdict = view.verdict
+    st.html(
+        f'<div class="verdict {verdict.status} small"><div class="sign" aria-hidden="true">{escape(STATUS[verdict.status].icon)}</div>'
+        f'<div class="said"><p class="word">{escape(_(verdict.headline))}</p><p class="sentence">{escape(verdict.said)}</p></div></div>'
+    )
+    links.link(_("Open this run"), "run", icon=":material/fact_check:", run=view.run.name)
+
+
+def _caveats(old: RunView, new: RunView) -> None:
+    """What makes two runs answers to two questions."""
+    if old.data.get("digest") != new.data.get("digest"):
+        st.warning(_("The two runs are of different data: only rows that both hold are compared in pairs."))
+    for view in (old, new):
+        if view.problems or view.state != "finished":
+            st.warning(
+                _("Run {name} is incomplete or damaged; only what it holds is compared.").format(name=view.run.name)
+            )
+
+
+def _word(judgement: Judgement) -> str:
+    return {
+        Judgement.WORSE: _("worse"),
+        Judgement.BETTER: _("better"),
+        Judgement.CHANGED: _("changed"),
+        Judgement.UNTOLD: _("cannot be told"),
+        Judgement.SAME: _("same"),
+        Judgement.INCOMPARABLE: _("not comparable"),
+    }[judgement]
+
+
+def _sign(judgement: Judgement) -> str:
+    return f"{SIGNS[judgement]} {_word(judgement)}"
+
+
+def _summary(compared: Sequence[Change]) -> None:
+    counts = tally(compared)
+    columns = st.columns(len(Judgement))
+    for column, judgement in zip(columns, Judgement, strict=True):
+        column.metric(_sign(judgement), f"{counts[judgement]:,}", border=True)
+    told = sum(change.difference is not None for change in compared)
+    st.caption(
+        _(
+            "A number is better or worse only where the whole 95 % interval of the difference says so. Of {n} numbers that did not "
+            "change at all, about {by_chance} would look as if they had."
+        ).format(n=told, by_chance=number(round(0.05 * told)))
+    )
+
+
+def _numbers(compared: Sequence[Change]) -> None:
+    st.subheader(_("Gates and numbers"))
+    present = [judgement for judgement in Judgement if any(change.judgement is judgement for change in compared)]
+    left, right = st.columns(2)
+    with left:
+        wanted = links.several(
+            "change", _("Change"), [str(j) for j in present], lambda j: _sign(Judgement(j)), empty=_("every change")
+        )
+    with right:
+        kind = links.select("kind", _("Numbers"), ("all", "gates", "status"), _kind, default="all")
+    rows = [
+        change
+        for change in sorted(compared, key=_weight)
+        if (not wanted or change.judgement in wanted)
+        and (kind == "all" or (change.status_changed if kind == "status" else change.finding.gated))
+    ]
+    if not rows:
+        st.info(_("No number is like that."))
+        return
+    import pandas as pd
+
+    columns = _columns()
+    st.dataframe(
+        theme.toned(pd.DataFrame([_row(change) for change in rows]), "change", [TONES[c.judgement] for c in rows]),
+        key="changes",
+        column_order=list(columns),
+        column_config=columns,
+        hide_index=True,
+        row_height=ROW_HEIGHT,
+        height=min(len(rows), SHOWN) * ROW_HEIGHT + 40,
+        alt=_("Numbers of both runs with their difference"),
+    )
+
+
+def _kind(kind: str) -> str:
+    return {"all": _("every number"), "gates": _("gates only"), "status": _("gates whose status changed")}[kind]
+
+
+def _weight(change: Change) -> tuple[bool, int, bool]:
+    return not change.status_changed, list(Judgement).index(change.judgement), not change.finding.gated
+
+
+def _row(change: Change) -> dict[str, Any]:
+    finding, difference = change.finding, change.difference
+    return {
+        "change": _sign(change.judgement),
+        "number": _named(finding),
+        "before": _said(change.before),
+        "after": _said(change.after),
+        "difference": f"{number(difference.value)} ({show_interval(difference.low, difference.high)})"
+        if difference
+        else "–",
+        "how": _how(change),
+        "gate": _statuses(change),
+        "required": finding.required or "",
+        "check": finding.step,
+    }
+
+
+def _named(finding: Finding) -> str:
+    return (finding.title or finding.metric or finding.check) + (f" ({part_of(finding)})" if finding.dims else "")
+
+
+def _said(finding: Finding | None) -> str:
+    if finding is None or finding.estimate is None:
+        return "–"
+    return " · ".join(part for part in (value_of(finding), interval_of(finding)) if part)
+
+
+def _how(change: Change) -> str:
+    if change.difference is None:
+        return change.why
+    kind = _("in pairs, n = {n}") if change.paired else _("not in pairs, n = {n}")
+    told = kind.format(n=f"{change.difference.n:,}") if change.difference.n else _("without sampling error")
+    return "; ".join(part for part in (told, change.why) if part)
+
+
+def _statuses(change: Change) -> str:
+    if not change.finding.gated:
+        return ""
+    old, new = (
+        status_sign(finding.status) if finding is not None else "–" for finding in (change.before, change.after)
+    )
+    return old if old == new else f"{old} → {new}"
+
+
+def _columns() -> dict[str, Any]:
+    text = st.column_config.TextColumn
+    return {
+        "change": text(_("Change"), width=128),
+        "number": text(_("Number"), width=210),
+        "before": text(_("Before"), width=160),
+        "after": text(_("After"), width=160),
+        "difference": text(_("After − before"), width=190),
+        "gate": text(_("Gate"), width=120),
+        "required": text(_("Required"), width=80),
+        "how": text(_("How"), width=190),
+        "check": text(_("Check"), width=220),
+    }
+
+
+def _forest(compared: Sequence[Change]) -> None:
+    """Differences of rates on one axis, those that say most first."""
+    rates = [
+        change
+        for change in compared
+        if change.difference is not None
+        and change.judgement is not Judgement.SAME
+        and getattr(change.finding.estimate, "kind", "") in RATES
+    ]
+    if rates:
+        chosen = sorted(rates, key=_weight)[:DRAWN]
+        charts.draw(
+            _forest_chart(chosen),
+            _(
+                "Good: no interval lies wholly on the worse side of zero. {n} of {all} differences of rates are drawn."
+            ).format(n=len(chosen), all=len(rates)),
+            key="forest",
+        )
+
+
+def _forest_chart(chosen: Sequence[Change]) -> alt.LayerChart:
+    import altair as alt
+    import pandas as pd
+
+    rows = []
+    for change in chosen:
+        difference = change.difference
+        if difference is not None:
+            rows.append(
+                {
+                    "name": f"{_named(change.finding)} · {change.finding.step}",
+                    "value": difference.value,
+                    "low": difference.low,
+                    "high": difference.high,
+                    "shown": f"{number(difference.value)} ({show_interval(difference.low, difference.high)})",
+                    "judgement": _sign(change.judgement),
+                }
+            )
+    frame = pd.DataFrame(rows)
+    palette = theme.colours(theme.mode())
+    named = {_sign(judgement): judgement for judgement in Judgement if _sign(judgement) in set(frame["judgement"])}
+    legend = alt.Legend(title=None, orient="bottom")
+    scale = alt.Scale(domain=list(named), range=[palette[TONES[judgement]] for judgement in named.values()])
+    shapes = alt.Scale(domain=list(named), range=[charts.SHAPES[list(Judgement).index(j)] for j in named.values()])
+    y = alt.Y("name:N", sort=list(frame["name"]), title=None, axis=alt.Axis(labelLimit=420))
+    x = alt.X("value:Q", title=_("after − before, with 95 % interval"))
+    color = alt.Color("judgement:N", scale=scale, legend=legend)
+    base = alt.Chart(frame)
+    tips = [
+        alt.Tooltip("name:N", title=_("number")),
+        alt.Tooltip("shown:N", title=_("after − before")),
+        alt.Tooltip("judgement:N", title=_("change")),
+    ]
+    zero = (
+        alt.Chart(pd.DataFrame({"value": [0.0]}))
+        .mark_rule(strokeDash=[5, 3])
+        .encode(x=x, color=alt.value(palette["ink"]))
+    )
+    ranges = base.mark_rule(strokeWidth=2.5).encode(
+        y=y, x=alt.X("low:Q", title=x.to_dict()["title"]), x2="high:Q", color=color
+    )
+    points = base.mark_point(filled=True, size=80, opacity=1).encode(
+        y=y, x=x, color=color, shape=alt.Shape("judgement:N", scale=shapes, legend=legend), tooltip=tips
+    )
+    return alt.layer(zero, ranges, points).properties(
+        title=_("Differences of rates"),
+        height=26 * len(frame) + 110,
+        padding={"left": 4, "top": 8, "right": 12, "bottom": 4},
+    )
+
+
+def _flipped(old: RunView, new: RunView, compared: Sequence[Change]) -> None:
+    st.subheader(_("Samples whose answer flipped"))
+    paired = {
+        change.finding.id: change for change in sorted(compared, key=_weight) if change.paired and _binary(change)
+    }
+    if not paired:
+        st.info(_("No number of these runs is stored per sample in both, so no sample can be followed."))
+        return
+    most = max(paired.values(), key=lambda change: getattr(change.difference, "differing", 0)).finding.id
+    chosen = links.select(
+        "number",
+        _("By"),
+        list(paired),
+        lambda name: f"{_named(paired[name].finding)} · {paired[name].finding.step}",
+        default=most,
+    )
+    change = paired[str(chosen)]
+    found = flips(old.run, new.run, change)
+    gained = sum(flip.after > flip.before for flip in found)
+    total = change.difference.n if change.difference else 0
+    st.write(
+        _("{lost} of {n} samples went from 1 to 0, {gained} from 0 to 1.").format(
+            lost=f"{len(found) - gained:,}", gained=f"{gained:,}", n=f"{total:,}"
+        )
+    )
+    if found:
+        import pandas as pd
+
+        rows = [{_("sample"): f.row, _("before"): number(f.before), _("after"): number(f.after)} for f in found[:FLIPS]]
+        st.dataframe(pd.DataFrame(rows), hide_index=True, key="flips", width=520)
+        if len(found) > FLIPS:
+            st.caption(_("{n} of {all} are shown.").format(n=f"{FLIPS:,}", all=f"{len(found):,}"))
+
+
+def _binary(change: Change) -> bool:
+    return getattr(change.finding.estimate, "kind", "") == "proportion"

@@ -15,9 +15,9 @@ from dashboard import course, links, stored, theme
 from dashboard.stored import RunSummary
 from dashboard.words import _, ngettext, status_sign, verdict_word
 
-SHOWN = 12
+SHOWN = 8
 """Rows that are seen without scrolling."""
-ROW_HEIGHT = 36
+ROW_HEIGHT = 66  # Streamlit breaks lines in rows higher than 64
 COUNTED = (
     Status.FAIL,
     Status.ERROR,
@@ -108,6 +108,7 @@ def _table(found: Sequence[RunSummary]) -> None:
 
     families = _families()
     frame = pd.DataFrame([_row(summary, families) for summary in found])
+    frame = frame.astype({str(status): "Int64" for status in COUNTED})
     counted = [status for status in COUNTED if any(summary.counts.get(status) for summary in found)]
     columns = _columns(counted)
     state = st.dataframe(
@@ -134,34 +135,33 @@ def _families() -> list[str]:
 
 def _row(summary: RunSummary, families: Sequence[str]) -> dict[str, Any]:
     tested = {check.split(".")[0] for check in summary.checks}
+    when = f"{summary.started:%Y-%m-%d %H:%M}" if summary.started else ""
+    took = _("took {time}").format(time=show_seconds(summary.seconds)) if summary.seconds is not None else ""
     return {
         "verdict": verdict_word(summary.word),
         "model": ", ".join(model.shown for model in summary.models),
         "scenario": summary.scenario,
-        **{str(status): summary.counts.get(status) or None for status in COUNTED},
-        "tested": [_(family) for family in families if family in tested],
-        "not_tested": [_(family) for family in families if family not in tested] if tested else None,
-        "started": summary.started,
-        "took": show_seconds(summary.seconds) if summary.seconds is not None else "",
+        **{str(status): summary.counts.get(status) for status in COUNTED},
+        "tested": ", ".join(_(family) for family in families if family in tested),
+        "not_tested": ", ".join(_(family) for family in families if tested and family not in tested),
+        "when": "\n".join(part for part in (when, took) if part),
         "run": summary.name,
     }
 
 
 def _columns(counted: Sequence[Status]) -> dict[str, Any]:
-    config = st.column_config
+    text, number = st.column_config.TextColumn, st.column_config.NumberColumn
     return {
-        "verdict": config.TextColumn(_("Verdict"), width=150),
-        "model": config.TextColumn(_("Model and version"), width=150),
-        "scenario": config.TextColumn(_("Scenario"), width=110),
-        **{
-            str(status): config.NumberColumn(
-                status_sign(status), width=60 if status in ("pass", "fail", "void") else 92
-            )
-            for status in counted
-        },
-        "tested": config.ListColumn(_("Tested"), width=230),
-        "not_tested": config.ListColumn(_("Not tested"), width=180),
-        "started": config.DatetimeColumn(_("Started (UTC)"), format="YYYY-MM-DD HH:mm", timezone="UTC", width=130),
-        "took": config.TextColumn(_("Took"), width=90),
-        "run": config.TextColumn(_("Run"), width=210),
+        "verdict": text(_("Verdict"), width=112),
+        "model": text(_("Model and version"), width=132),
+        "scenario": text(_("Scenario"), width=78),
+        **{str(status): number(status_sign(status), width=_width(status)) for status in counted},
+        "tested": text(_("Tested"), width=142),
+        "not_tested": text(_("Not tested"), width=108),
+        "when": text(_("When (UTC)"), width=118),
+        "run": text(_("Run"), width=210),
     }
+
+
+def _width(status: Status) -> int:
+    return 24 + 6 * len(status_sign(status))
