@@ -134,6 +134,7 @@ def test_every_option_changes_the_result(tmp_path: Path) -> None:
         "advantage/attack=loss",
         "tpr_at_fpr/fpr=0.05",
         "tpr_at_fpr/attack=loss/fpr=0.05",
+        "exposed_records",
     }
     assert few["tpr_at_fpr/fpr=0.05"].unresolved is None
     small = measure(tmp_path, overfitted(), noisy(), attacks=["loss"], blind_rows=100)
