@@ -10,7 +10,7 @@ from pydantic import Field
 from audit.checks import Check
 from audit.checks.privacy._ledger import ClaimedBudget, ledger_of
 from audit.finding import Exact, Measurement, Metric
-from audit.parameters import Real, UserError
+from audit.parameters import NotApplicable, Real
 
 if TYPE_CHECKING:
     from audit.context import Context
@@ -73,7 +73,7 @@ class DpAccounting(Check):
 
         record = ledger_of(model, ctx, self.record, self.claim)
         if record is None:
-            raise UserError(
+            raise NotApplicable(
                 f"model '{model.name}' has no privacy ledger in the registry: give 'record', the file that its training wrote"
             )
         ctx.progress(0, 1, "composing")

@@ -12,7 +12,7 @@ from audit.checks import Check
 from audit.checks.privacy._ledger import ClaimedBudget, ledger_of
 from audit.finding import Bound, Exact, Measurement, Metric, ThreatModel
 from audit.model import Capability
-from audit.parameters import Real, UserError
+from audit.parameters import NotApplicable, Real, UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,7 +104,7 @@ class DpAudit(Check):
         claim = self.claim or (record.claim if record else None)
         delta = claim.delta if claim else record.target_delta if record else None
         if delta is None:
-            raise UserError(
+            raise NotApplicable(
                 f"model '{model.name}' has no privacy ledger in the registry: give 'record', the file that its training wrote, "
                 "or a 'claim' with 'runs' or 'examples'"
             )
@@ -121,7 +121,7 @@ class DpAudit(Check):
             )
             shown = self._of_one(canaries.included, canaries.scores, delta, threat, ctx)
         else:
-            raise UserError(
+            raise NotApplicable(
                 "the training record has no canaries: train with 'canaries: 1000', or give 'examples' that were canaries, or scores "
                 "of many trainings by 'runs'"
             )
