@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from toys import digits, trained_cnn
 
 from audit.model import AuditedModel, Capability, Field, InputSpec
-from audit.parameters import UserError
+from audit.parameters import NotApplicable, UserError
 from audit.registry.store import Registry
 from audit.text import encode
 
@@ -72,7 +72,7 @@ def test_weights_load_into_the_factorys_module(suffix: str, registry: Registry, 
     model = registry.open("cnn")
     assert torch.equal(model.scores(images()), trained_cnn()(images()).detach())
     assert torch.equal(gradient(model.logits, images()), gradient(trained_cnn(), images()))
-    assert model.capabilities == SCORED | {Capability.GRADIENTS, Capability.LAYERS}
+    assert model.capabilities == SCORED | {Capability.GRADIENTS, Capability.LAYERS, Capability.RETRAIN}
     assert model.module is not None
     assert not model.module.training
     assert not any(p.requires_grad for p in model.module.parameters())
@@ -453,7 +453,7 @@ def test_what_is_declared_is_what_opens(
     head: str, declared: dict[str, Any], extra: set[Capability], registry: Registry, tmp_path: Path
 ) -> None:
     model = add_head(registry, tmp_path, head, **declared)
-    assert model.capabilities == extra | {Capability.LAYERS}
+    assert model.capabilities == extra | {Capability.LAYERS, Capability.RETRAIN}
     x = torch.tensor([[1.0, 2.0], [-1.0, 0.0]])
     first = x @ torch.tensor([1.0, 0.5])
     if model.output in ("margin", "value"):
@@ -480,3 +480,28 @@ def test_a_text_comes_as_int64_code_points_and_has_no_gradient(kind: str, regist
     torch.testing.assert_close(model.scores(x), bag(x.long()).detach())
     assert Capability.GRADIENTS not in model.capabilities | set(registry.get("bag").capabilities)
     assert Capability.LOGITS in model.capabilities
+
+
+def test_the_factory_makes_it_anew_by_a_seed(registry: Registry, tmp_path: Path) -> None:
+    path = tmp_path / "cnn.safetensors"
+    safetensors.torch.save_file(trained_cnn().state_dict(), path)
+    registry.add("cnn", path, parameters=CNN, classes=10, spec=DIGITS)
+    model = registry.open("cnn")
+    assert model.fresh is not None
+    before = torch.random.get_rng_state()
+    one, again, other = (model.fresh(seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert one.training
+    assert all(p.requires_grad for p in one.parameters())
+    same, differs = (
+        [torch.equal(a, b) for a, b in zip(one.parameters(), made.parameters(), strict=True)] for made in (again, other)
+    )
+    assert all(same)
+    assert not any(differs)
+
+
+def test_a_factory_that_makes_the_trained_model_is_found_out(registry: Registry, tmp_path: Path) -> None:
+    model = add_mlp(registry, weights(tmp_path, mlp().state_dict()))
+    assert model.fresh is not None
+    with pytest.raises(NotApplicable, match="makes the trained model itself"):
+        model.fresh(0)
