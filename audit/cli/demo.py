@@ -54,7 +54,8 @@ def demo(
     only: Annotated[
         str | None,
         typer.Option(
-            help="Run this one alone, such as digits or explain-cnn; families: one model of each family, explained."
+            help="Run this one alone, such as digits or explain-cnn; families: one model of each family, explained; "
+            "privacy: a model that leaks whom it was trained on beside one that does not."
         ),
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Audit anew what was audited before, unchanged.")] = False,
@@ -68,6 +69,7 @@ def demo(
     from audit.cli.progress import ConsoleObserver
     from audit.cli.terminal import show
     from audit.demo.families import FAMILIES
+    from audit.demo.privacy import PRIVACY
     from audit.demo.tour import EXHIBITS, Exhibit
     from audit.engine import run
     from audit.names import nearest
@@ -78,9 +80,9 @@ def demo(
     from audit.stored import audit_home
 
     groups: dict[str, tuple[Exhibit, ...]] = {
-        exhibit.file.removesuffix(".yaml"): (exhibit,) for exhibit in (*EXHIBITS, *FAMILIES)
+        exhibit.file.removesuffix(".yaml"): (exhibit,) for exhibit in (*EXHIBITS, *FAMILIES, *PRIVACY)
     }
-    groups["families"] = FAMILIES
+    groups |= {"families": FAMILIES, "privacy": PRIVACY}
     if only is not None and only not in groups:
         guess = nearest(only, list(groups))
         fail(f"--only {only}: choose {', '.join(groups)}" + (f"; did you mean '{guess}'?" if guess else ""))
@@ -91,7 +93,7 @@ def demo(
     reports = []
     wrong = 0
     for exhibit in groups[only] if only is not None else EXHIBITS:
-        plan = bind(read(scenarios / exhibit.file))
+        plan = bind(read(scenarios / exhibit.file, exhibit.overrides))
         if not all(model in known and _opens(registry, model) for model in exhibit.models):
             console.print(f"[bold]{', '.join(exhibit.models)}[/]: making and registering")
             exhibit.prepare(registry, plan)

@@ -28,12 +28,14 @@ class Exhibit:
         models: names that they are registered under.
         expected: the verdict's word.
         prepare: makes and registers them.
+        overrides: of the scenario, as ``--set``.
     """
 
     file: str
     models: tuple[str, ...]
     expected: str
     prepare: Callable[[Registry, Plan], None]
+    overrides: tuple[str, ...] = ()
 
 
 def trained_on(plan: Plan) -> tuple[Batch, InputSpec, tuple[str, ...]]:

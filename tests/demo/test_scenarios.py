@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from audit import from_arrays
 from audit.demo import digits, imagenet
 from audit.demo.families import FAMILIES
+from audit.demo.privacy import PRIVACY
 from audit.demo.tour import EXHIBITS, prepare_digits, prepare_imagenet, prepare_loans, prepare_tweets
 from audit.engine import run
 from audit.finding import canonical_json
@@ -197,10 +198,10 @@ def test_the_thorough_suite_measures_whatever_it_names(home: Path) -> None:
 
 
 def test_every_scenario_of_the_folder_is_run() -> None:
-    exhibits = {exhibit.file for exhibit in (*EXHIBITS, *FAMILIES)}
-    assert {path.name for path in SCENARIOS.glob("*.yaml")} == exhibits | set(SUITES)
-    for exhibit in (*EXHIBITS, *FAMILIES):
-        assert load_scenario(SCENARIOS / exhibit.file).model == exhibit.models
+    every = (*EXHIBITS, *FAMILIES, *PRIVACY)
+    assert {path.name for path in SCENARIOS.glob("*.yaml")} == {exhibit.file for exhibit in every} | set(SUITES)
+    for exhibit in every:
+        assert load_scenario(SCENARIOS / exhibit.file, exhibit.overrides).model == exhibit.models
 
 
 def blocks(language: str) -> list[str]:
