@@ -277,7 +277,7 @@ class EvidenceRef(Record):
 
     path: str
     kind: str
-    """What a reader can do with it: ``attributions``, ``adversarial``, ``confusion_matrix``, ``curve``, ``roc``, ``outcomes``, ``table`` …"""
+    """What a reader can do with it: ``attributions``, ``adversarial``, ``reconstruction``, ``confusion_matrix``, ``curve``, ``roc``, ``outcomes``, ``table`` …"""
 
 
 class Measurement(Record):

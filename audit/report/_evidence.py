@@ -25,10 +25,11 @@ MAX_CLASSES = 20
 MAX_TABLE = 30
 DAMAGE = (UserError, KeyError, IndexError, ValueError, TypeError, OSError, OverflowError)
 """What reading arrays that are not what their index says can raise."""
-SAMPLED = ("attributions", "adversarial")
+SAMPLED = ("attributions", "adversarial", "reconstruction")
 KINDS = {
     "attributions": "attributions",
     "adversarial": "adversarial examples",
+    "reconstruction": "reconstructions",
     "confusion_matrix": "confusion matrix",
     "curve": "curve",
     "roc": "ROC curve",
@@ -109,6 +110,10 @@ def _fill(block: Block, view: RunView, ref: EvidenceRef, budget: Budget, number:
             _attributions(block, evidence, view, budget, number)
         case "adversarial":
             _adversarial(block, evidence, view, budget)
+        case "reconstruction":
+            block.facts += facts_of(mapping(evidence.meta.get("parameters")))
+            bounds = bounds_of(view, evidence, block.step)
+            block.samples, block.shown = _samples.reconstructions(evidence, bounds, budget, number)
         case "confusion_matrix":
             block.matrix, block.table = _confusion(evidence)
         case "curve":

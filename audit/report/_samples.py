@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from audit.report._attacked import AttackedReader
 from audit.report._attribution import AttributionReader
+from audit.report._reconstructed import ReconstructedReader
 from audit.report._sample import Sample
 from audit.report._table_changes import TableChanges
 from audit.run_folder import Evidence
@@ -73,6 +74,18 @@ def adversarial(
     if right is not None:
         shown += f"; {len(fooled):,} of the {len(evidence):,} stored ones {wrong}"
     return samples, shown
+
+
+def reconstructions(
+    evidence: Evidence, bounds: tuple[float, float] | None, budget: Budget, number: int
+) -> tuple[list[Sample], str]:
+    """Samples of a ``reconstruction`` series, those nearest to a member first, and a line on how many are shown."""
+    import numpy as np
+
+    member, held_out = (np.ravel(evidence.column(f"{whose}_distance")) for whose in ("member", "held_out"))
+    order = np.argsort(member - held_out, kind="stable").tolist()
+    reader = ReconstructedReader(evidence, bounds, number)
+    return _take(evidence, order, budget, reader.sample, "those nearest to a member first")
 
 
 def _right(evidence: Evidence, name: str) -> NDArray[np.bool_] | None:
