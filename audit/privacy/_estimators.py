@@ -61,7 +61,7 @@ class _Estimators:
                 f"model '{model.name}' makes a {type(first).__name__} afresh, which has no fit() and get_params() to train shadows by"
             )
         told = f"; {first.note}" if getattr(first, "note", "") else ""
-        self.note = f"trained by the model's own parameters{told}"
+        self.note = f"shadow models were trained by the model's own parameters{told}"
         self.rows, self._labels, self._inside = x, labels, inside
         self._progress, self._output, self._classes = progress, model.output, len(model.classes)
         self._fitted: dict[int, Any] = {}

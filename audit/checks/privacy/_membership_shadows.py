@@ -143,7 +143,7 @@ def likeness(model: AuditedModel, shadows: ShadowModels, train: float, test: flo
     import numpy as np
 
     size = round(float(shadows.inside.sum(axis=1).mean()))
-    told = [f"{len(shadows)} shadow models of {size:,} rows each, {shadows.note}"]
+    told = [f"{len(shadows)} shadow models of {size:,} rows each; {shadows.note}"]
     own, rest = float(np.mean(shadows.accuracy_inside)), float(np.mean(shadows.accuracy_outside))
     if max(abs(own - train), abs(rest - test)) > UNLIKE:
         told.append(

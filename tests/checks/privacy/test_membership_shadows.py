@@ -12,7 +12,8 @@ import torch
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.tree import DecisionTreeClassifier
-from toys import batch, context
+from torch import Tensor, nn
+from toys import audited, batch, context, data, digits
 
 from audit.checks.privacy._membership_shadows import POPULATION, draw_challenge, joined, likeness
 from audit.checks.privacy.membership_inference import MembershipInference
@@ -22,6 +23,7 @@ from audit.engine import run
 from audit.finding import Measurement
 from audit.model import AuditedModel, Capability, Field, InputSpec, implied
 from audit.privacy.blind_control import BlindAuc
+from audit.recipe import Recipe
 from audit.run_folder import Run
 from audit.scenario import parse
 
@@ -190,6 +192,91 @@ def test_references_are_shadows_where_there_are_some(tmp_path: Path) -> None:
     assert CountedForest.fits == 6, "three that have not seen a row, three that have; lira asks the first four"
 
 
+# --- networks ---
+
+
+class Net(nn.Module):
+    """Digits in 0..16 → logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x / 16)  # type: ignore[no-any-return]
+
+
+def fresh_net(seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Net()
+
+
+@cache
+def few_digits() -> AuditData:
+    """300 digits to train on and as many to test on; three labels in ten are drawn at random."""
+    known, rng = digits(900), np.random.default_rng(1)
+    parts = []
+    for part in (known.test, known.train):
+        assert part is not None
+        rows = rng.permutation(len(part))[:300]
+        labels = part.labels[rows].copy()
+        wrong = rng.random(300) < 0.3
+        labels[wrong] = rng.integers(0, 10, wrong.sum())
+        parts.append(batch(part.x[rows], labels))
+    return data(parts[0], parts[1], n_classes=10, bounds=(0.0, 16.0))
+
+
+@cache
+def network(epochs: int, weight_decay: float) -> AuditedModel:
+    members = few_digits().train
+    assert members is not None
+    recipe = Recipe(epochs=epochs, batch=50, optimiser=("AdamW", {"lr": 1e-2, "weight_decay": weight_decay}))
+    with torch.random.fork_rng(), torch.enable_grad():
+        torch.manual_seed(3)
+        net = fresh_net(0)
+        x, y = torch.from_numpy(members.x), torch.from_numpy(members.labels)
+        optimiser = torch.optim.AdamW(net.parameters(), **recipe.optimiser[1])
+        for _ in range(epochs):
+            for rows in torch.randperm(len(x)).split(50):
+                loss = nn.functional.cross_entropy(net(x[rows]), y[rows])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+    known = audited(net, (1, 8, 8), 10, bounds=(0.0, 16.0))
+    known.fresh, known.recipe = fresh_net, recipe
+    known.capabilities |= {Capability.RETRAIN}
+    return known
+
+
+@pytest.mark.parametrize(("epochs", "weight_decay", "status"), [(20, 0.0, "fail"), (4, 10.0, "pass")])
+def test_an_overfitted_network_leaks_and_a_bounded_one_does_not(
+    tmp_path: Path, epochs: int, weight_decay: float, status: str
+) -> None:
+    text = (
+        "name: mia\nmodel: toy\ndata: {source: given}\nchecks:\n"
+        "  - privacy.membership_inference: {attacks: [lira, rmia, loss], shadows: 8}\n"
+        '    require: {auc: "<= 0.65"}\n'
+    )
+    model = network(epochs, weight_decay)
+    report = run(parse(text), home=tmp_path, models={"toy": model}, data=few_digits())
+    found = {f.dims.get("attack", ""): f for f in report.findings if f.metric == "auc"}
+    assert found[""].status == status
+    if status == "fail":
+        above = found["loss"].estimate.interval()[1]  # type: ignore[union-attr]
+        assert found["lira"].estimate.interval()[0] > above  # type: ignore[union-attr]
+        assert found["rmia"].estimate.interval()[0] > 0.55  # type: ignore[union-attr]
+        assert "by the model's own recipe: 20 epochs" in found["lira"].cautions[0]
+
+
+def test_another_recipe_trains_other_shadows(tmp_path: Path) -> None:
+    few = {"attacks": ["lira"], "shadows": 2, "challenges": 50}
+    own = measure(context(tmp_path), network(4, 10.0), few_digits(), **few)
+    other = measure(context(tmp_path), network(4, 10.0), few_digits(), **few, recipe={"epochs": 1, "batch": 16})
+    assert own["auc"].estimate != other["auc"].estimate
+    assert "1 epoch" in other["auc"].cautions[0]
+
+
 # --- rows ---
 
 
@@ -234,7 +321,7 @@ class Shadows:
 
 def test_shadows_unlike_the_model_are_told_of() -> None:
     alike = likeness(stump(), Shadows(0.98, 0.70), 1.0, 0.72)  # type: ignore[arg-type]
-    assert alike == ("4 shadow models of 10 rows each, trained somehow",)
+    assert alike == ("4 shadow models of 10 rows each; trained somehow",)
     for shadows in (Shadows(0.93, 0.72), Shadows(1.0, 0.6)):
         _, told = likeness(stump(), shadows, 1.0, 0.72)  # type: ignore[arg-type]
         assert "unlike this model" in told
