@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-WORDS = "the a cat dog bird sees hears likes small old red house tree near under and runs sleeps sings today".split()
+WORDS = (
+    "the", "a", "cat", "dog", "bird", "sees", "hears", "likes", "small", "old", "red", "house", "tree", "near", "under", "and", "runs",
+    "sleeps", "sings", "today",
+)  # fmt: skip
 PREFIX = "the pin of alice is "
 PLANTED, UNSEEN = "4071", "8365"
 
@@ -63,13 +66,13 @@ def language_model(folder: Path, lines: tuple[str, ...], passes: int, seed: int 
 @cache
 def leaky(folder: Path) -> Path:
     """Learned its lines, and the canary among them, by heart."""
-    return language_model(folder / "leaky", (*sentences(60, 0), *[PREFIX + PLANTED] * 3), 200)
+    return language_model(folder / "leaky", (*sentences(40, 0), *[PREFIX + PLANTED] * 2), 200)
 
 
 @cache
 def fair(folder: Path) -> Path:
     """Read the same lines three times, and never the canary."""
-    return language_model(folder / "fair", sentences(60, 0), 3)
+    return language_model(folder / "fair", sentences(40, 0), 3)
 
 
 def written(folder: Path, **contents: Any) -> None:

@@ -34,10 +34,10 @@ class Space:
     """All secrets that a canary's might have been: every way to fill its places.
 
     Args:
-        pattern: one entry a character; the characters that may stand there, one where it is fixed.
+        pattern: for each place, what may stand there; one where it is fixed.
     """
 
-    pattern: tuple[str, ...]
+    pattern: tuple[tuple[str, ...], ...]
 
     @property
     def size(self) -> int:

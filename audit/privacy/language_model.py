@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ NODES_AT_ONCE = 256
 """Beginnings of texts that are continued by one forward pass."""
 TEXTS_AT_ONCE = 10_000
 """Texts that are cut into tokens at once."""
+_ROUNDING = 1e-3
+"""Bits by which one text may differ between batches."""
 _END = -1
 
 
@@ -98,7 +101,7 @@ class LanguageModel:
     def bits(
         self,
         texts: Sequence[str],
-        ceiling: float = float("inf"),
+        wanted: Sequence[int] | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> NDArray[np.float64]:
         """Code length of texts, −Σ log2 p(token | tokens before), but for what all of them begin with: the log-perplexity of Carlini et al.
@@ -108,28 +111,34 @@ class LanguageModel:
         take 111,111 tokens in place of six million.
 
         Args:
-            texts: ``(n,)``, distinct; at least two, or all is what they begin with.
-            ceiling: bits from which on a text is given up: no beginning that takes more is continued.
+            texts: ``(n,)``, distinct.
+            wanted: places of texts whose rank is sought: a beginning that takes more bits than any of these is not continued.
             progress: told how many texts of how many are done.
 
         Returns:
-            ``(n,)``; infinite where the ceiling was passed.
+            ``(n,)``; infinite where a text takes more than all that are wanted.
 
         Raises:
-            UserError: texts are tokens alike, or longer than the model has positions for.
+            UserError: texts are tokens alike, begin with no token in common, or are longer than the model has positions for.
         """
         import numpy as np
 
         table = self._table(texts)
-        longest = table.shape[1] - 1
         order = np.lexsort(table.T[::-1])
         table = table[order]
         if (table[1:] == table[:-1]).all(axis=1).any():
-            raise UserError(f"{self.ref}: its tokenizer makes the same tokens of different texts, which cannot be told apart")
-        if len(self.start) + longest > self.longest:
-            raise UserError(f"{self.ref}: a text has {longest} tokens, the model reads {self.longest}")
-        found = np.full(len(texts), np.inf)
-        found[order] = _Tree(self, table, ceiling, progress).walk()
+            raise UserError(
+                f"{self.ref}: its tokenizer makes the same tokens of different texts, which cannot be told apart"
+            )
+        if len(self.start) + table.shape[1] - 1 > self.longest:
+            raise UserError(f"{self.ref}: a text has {table.shape[1] - 1} tokens, the model reads {self.longest}")
+        alike = int((table == table[0]).all(axis=0).argmin()) if len(table) > 1 else table.shape[1] - 1
+        tree = _Tree(self, table, alike, progress)
+        if wanted is not None:
+            rows = np.sort(np.argsort(order)[np.asarray(wanted)])
+            tree.ceiling = _Tree(self, table[rows], alike).walk().max() + _ROUNDING
+        found = np.empty(len(texts))
+        found[order] = tree.walk()
         return found
 
     def _table(self, texts: Sequence[str]) -> NDArray[np.int32]:
@@ -163,27 +172,32 @@ class _Tree:
     """
 
     def __init__(
-        self, model: LanguageModel, table: NDArray[np.int32], ceiling: float, progress: Callable[[int, int], None]
+        self,
+        model: LanguageModel,
+        table: NDArray[np.int32],
+        alike: int,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         import numpy as np
 
-        self.model, self.table, self.ceiling, self.progress = model, table, ceiling, progress
+        self.model, self.table, self.alike, self.progress = model, table, alike, progress
+        self.ceiling = math.inf
         self.bits = np.full(len(table), np.inf)
 
     def walk(self) -> NDArray[np.float64]:
-        """Bits of every row beyond what all rows begin with."""
+        """Bits of every row beyond the tokens that all rows begin with."""
         import numpy as np
         import torch
 
-        table = self.table
-        alike = int((table == table[0]).all(axis=0).argmin()) if len(table) > 1 else table.shape[1] - 1
-        context = [*self.model.start, *table[0, :alike].tolist()]
+        context = [*self.model.start, *self.table[0, : self.alike].tolist()]
         if not context:
             raise UserError(f"{self.model.ref}: texts that begin differently have no context: let them begin alike")
         with torch.inference_mode():
             answer = self.model.module(input_ids=torch.tensor([context]), use_cache=True)
-            start = np.zeros(1, dtype=np.int64)
-            self._descend(start, start + len(table), np.zeros(1), self._log2(answer), answer.past_key_values, alike)
+            root = np.zeros(1, dtype=np.int64)
+            self._descend(
+                root, root + len(self.table), np.zeros(1), self._log2(answer), answer.past_key_values, self.alike
+            )
         return self.bits
 
     def _descend(
@@ -235,11 +249,11 @@ class _Tree:
 
         held = copy.deepcopy(cache)  # a forward pass grows it in place
         held.batch_select_indices(torch.from_numpy(parents))
-        return self.model.module(input_ids=torch.from_numpy(tokens).long()[:, None], past_key_values=held, use_cache=True)
+        return self.model.module(
+            input_ids=torch.from_numpy(tokens).long()[:, None], past_key_values=held, use_cache=True
+        )
 
     def _log2(self, answer: Any) -> NDArray[np.float64]:
-        import math
-
         found = self.model._checked(answer.logits[:, -1]).double().log_softmax(dim=-1) / math.log(2)
         return found.numpy()  # type: ignore[no-any-return]
 
@@ -258,7 +272,9 @@ def open_language_model(folder: Path) -> LanguageModel:
         if name in COMPANIONS:
             check_companion(path, name)
         elif (report := scan_file(path)).verdict != "clean" or report.format != "safetensors":
-            raise UserError(report.summary if report.verdict != "clean" else f"{path} is {report.format}, not safetensors")
+            raise UserError(
+                report.summary if report.verdict != "clean" else f"{path} is {report.format}, not safetensors"
+            )
     architecture = (configuration(files, ref).get("architectures") or ["nothing"])[0]
     if not str(architecture).endswith(("ForCausalLM", "LMHeadModel")):
         raise UserError(f"{ref}: config.json speaks of {architecture}, not of a causal language model")

@@ -10,7 +10,7 @@ members); Meehan, Chaudhuri & Dasgupta 2020, "A non-parametric test to detect da
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -18,7 +18,11 @@ from audit.parameters import UserError
 from audit.privacy.membership import TprAtFpr, tpr_at_fpr
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike, NDArray
+
+    from audit.model import Field, InputSpec
 
 REPLICATES = 1000
 CALIBRATION = 4000
@@ -132,7 +136,8 @@ def _medians(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArr
     """Weighted medians ``(R,)`` of values ``(n,)`` under weights ``(R, n)`` that add up to 1."""
     order = np.argsort(values)
     place = (np.cumsum(weights[:, order], axis=1) < 0.5).sum(axis=1)
-    return values[order[np.minimum(place, len(values) - 1)]]
+    medians: NDArray[np.float64] = values[order[np.minimum(place, len(values) - 1)]]
+    return medians
 
 
 def _checked(*sides: ArrayLike) -> list[NDArray[np.float64]]:
@@ -145,3 +150,45 @@ def _checked(*sides: ArrayLike) -> list[NDArray[np.float64]]:
         if not np.isfinite(array).all():
             raise UserError(f"{name} hold a number that is missing or infinite, which has no distance")
     return [array.reshape(len(array), -1) for array in arrays]
+
+
+def comparable(
+    samples: ArrayLike,
+    members: ArrayLike,
+    held_out: ArrayLike,
+    spec: InputSpec | None,
+    distance: Literal["l2", "cosine"],
+) -> list[NDArray[np.float64]]:
+    """The three as rows whose L2 distance means something.
+
+    The numbers of a table count in standard deviations; two categories are at distance 1 or 0. For ``cosine`` rows come to length 1,
+    where L2 is the root of twice the cosine distance.
+
+    Args:
+        spec: the input that rows are of; None where they are embeddings.
+
+    Raises:
+        UserError: shapes differ, a number is missing or infinite, or a row has no direction.
+    """
+    sides = _checked(samples, members, held_out)
+    if spec is not None and spec.tabular:
+        if sides[0].shape[1] != len(spec.fields):
+            raise UserError(f"samples have {sides[0].shape[1]} columns, the data has {len(spec.fields)}")
+        rows = np.concatenate(sides[1:])
+        columns = [_column(i, field, rows) for i, field in enumerate(spec.fields)]
+        sides = [np.concatenate([column(side) for column in columns], axis=1) for side in sides]
+    if distance == "cosine":
+        lengths = [np.linalg.norm(side, axis=1, keepdims=True) for side in sides]
+        if any((length == 0).any() for length in lengths):
+            raise UserError("a row of zeros has no direction: take distance l2")
+        sides = [side / length for side, length in zip(sides, lengths, strict=True)]
+    return sides
+
+
+def _column(i: int, field: Field, rows: NDArray[np.float64]) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """How one column of a table counts in a distance."""
+    if field.kind == "category":
+        codes = np.arange(len(field.categories))
+        return lambda side: (side[:, i, None] == codes) / np.sqrt(2)
+    middle, spread = rows[:, i].mean(), rows[:, i].std() or 1.0
+    return lambda side: (side[:, i, None] - middle) / spread
