@@ -40,3 +40,22 @@ def no_module() -> Tensor:
 def broken() -> nn.Module:
     """Fails."""
     raise RuntimeError("no weights today")
+
+
+class Recurrent(nn.Module):
+    """Reads a digit row by row; plain autograd alone can train its GRU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.GRU(8, 12, batch_first=True)
+        self.head = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        logits: Tensor = self.head(self.layer(x[:, 0] / 16)[0][:, -1])
+        return logits
+
+
+def perceptron() -> nn.Module:
+    """Wide enough to remember wrong labels."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))

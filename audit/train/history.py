@@ -51,10 +51,14 @@ class History:
     def __init__(self, folder: Path, measure: str, done: int) -> None:
         self._path, self._measure = folder / NAME, measure
         kept = [point for point in read_history(folder) if point.step <= done]
+        self._last = max((point.step for point in kept), default=0)
         self._path.write_text("".join(map(self._line, kept)), encoding="ascii")
 
     def add(self, point: Point) -> None:
-        """Write down one more."""
+        """Write down one more, unless it is there."""
+        if point.step <= self._last:
+            return
+        self._last = point.step
         with self._path.open("a", encoding="ascii") as file:
             file.write(self._line(point))
 

@@ -199,7 +199,10 @@ class _UnderWay:
         examples = {} if self.examples is None else {"examples": self.examples.state()}
         self.trainer.run(kept, stepped, examples)
         self.trainer.mode.close()
-        return score(module, self.data.test, self.data.spec, self.training) if math.isnan(reached) else reached
+        if math.isnan(reached):  # killed after the last step
+            reached = score(module, self.data.test, self.data.spec, self.training)
+            history.add(Point(steps, math.nan, reached, due[steps]))
+        return reached
 
     def seen(self) -> Canaries | None:
         """What the canaries' scores say of who was in."""

@@ -120,7 +120,7 @@ class Training(Parameters):
     batch: Annotated[int, Field(ge=1)] = 64
     """Rows of a step: exactly, or, sampled by Poisson, on average."""
     micro_batch: Annotated[int, Field(ge=1)] = 256
-    """Rows that go through the model at a time, at most; halved where memory runs out. The result does not depend on it."""
+    """Rows that go through the model at a time, at most; halved where memory runs out. The result does not depend on it, but for BatchNorm."""
     memory_limit: Annotated[int, BeforeValidator(_bytes), Field(ge=1)] | None = None
     """What may be held at once beyond model and data, such as ``4 GB``; as many rows go through the model as fit."""
     sampler: Literal["poisson", "shuffle"] = "poisson"

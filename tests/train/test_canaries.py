@@ -195,5 +195,5 @@ def test_remembered_wrong_labels_are_told_from_others() -> None:
     assert float(scores[included].min()) > float(scores[~included].median())
     with pytest.raises(UserError, match="another class"):
         InputCanaries.of(x, y, 9, Randomness(1), classes=1)
-    with pytest.raises(UserError, match="201 input canaries need .* there are 200: give the data a population"):
+    with pytest.raises(UserError, match=r"201 input canaries need .* there are 200: give the data a population"):
         InputCanaries.of(x, y, 201, Randomness(1), classes=10)

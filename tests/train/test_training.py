@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -318,34 +313,6 @@ def test_another_file_does_not_go_on_from_a_checkpoint(registry: Registry, tmp_p
     made = train(file(("epochs: 8", "steps: 5")), registry, out, fresh=True)
     assert made.record is not None
     assert made.record.steps == 5
-
-
-def test_a_process_killed_in_any_moment_loses_no_release(registry: Registry, tmp_path: Path) -> None:
-    """kill -9 in the middle; the journal stands, and the resumed training ends at the planned epsilon."""
-    path = tmp_path / "t.yaml"
-    path.write_text(FILE.replace("epochs: 8", "steps: 4000\ncheckpoint_steps: 20"))
-    code = (
-        "import sys; from pathlib import Path; from audit.registry.store import Registry; "
-        "from audit.train.training import train; from audit.train.training_file import read_training; "
-        "train(read_training(sys.argv[1]), Registry(sys.argv[2]), Path(sys.argv[3]))"
-    )
-    out, tests = tmp_path / "out", Path(__file__).parent.parent
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, path, tmp_path / "home", out], env={**os.environ, "PYTHONPATH": str(tests)}
-    )
-    try:
-        for _ in range(600):
-            if (out / "checkpoint.pt").exists() or child.poll() is not None:
-                break
-            time.sleep(0.05)
-    finally:
-        child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    journal = (out / "journal.txt").read_text().splitlines()[1:]
-    assert 20 <= len(journal) < 4000
-    with TrainingFolder(out) as folder:
-        folder.resume((out / "journal.txt").read_text().splitlines()[0], replays=False)
-        assert [release.step for release in folder.releases] == list(range(len(journal)))
 
 
 # --- mistakes ---
