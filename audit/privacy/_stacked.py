@@ -7,6 +7,7 @@ import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -138,50 +139,45 @@ def way_for(modules: Sequence[nn.Module], x: Tensor) -> type[Stack]:
 def proven(way: type[Stack], modules: Sequence[nn.Module], x: Tensor) -> bool:
     """Whether outputs, gradients and running statistics are each module's own, in training, and outputs in evaluation.
 
-    It is tried in double precision, where a difference is a mistake and no rounding. Dropout is off; what draws in some other way
+    It is tried in double precision, where a difference is a mistake and no rounding, unless the modules insist on their own. Dropout is off; what draws in some other way
     is compared in evaluation mode only, gradients included.
     """
-    try:
-        known = [_without_dropout(module).double() for module in modules]
-        fed = x.double() if x.is_floating_point() else x
-        with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("error", message="There is a performance drop")  # vmap that runs one after another
-            for training in (True, False):
-                for module in known:
-                    module.train(training)
-                if training and _draws(known[0], fed[0]):
-                    continue
-                if not _alike(way, known, fed, training):
-                    return False
-            with torch.no_grad():  # as they are asked after training: the same inputs to all
-                stack = way(known[0], stacked_tensors(known))
-                stack.train(False)
-                shared = fed[:1].expand(len(known), *fed.shape[1:])
-                return _close(stack(shared), torch.stack([module(fed[0]) for module in known]))
-    except (
-        Exception
-    ):  # someone else's forward in a way it was not written for may raise anything: the next way is tried
-        return False
+    known, fed = _in_double([_without_dropout(module) for module in modules], x)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("error", message="There is a performance drop")  # vmap that runs one after another
+        try:
+            found = list(_comparisons(way, known, fed))
+        except (
+            Exception
+        ):  # someone else's forward in a way it was not written for may raise anything: the next way is tried
+            return False
+    return all(_close(*pair) for pair in found)
 
 
-def _alike(way: type[Stack], modules: Sequence[nn.Module], x: Tensor, training: bool) -> bool:
-    stack = way(modules[0], stacked_tensors(modules))
-    stack.train(training)
-    alone = Alone(modules[0], stacked_tensors(modules))
-    alone.train(training)
-    out, expected = stack(x), alone(x)
-    if not _close(out, expected):
-        return False
-    weights = torch.randn(expected.shape, dtype=expected.dtype, generator=torch.Generator().manual_seed(0))
-    mine = _gradients(stack.parameters, (out * weights).sum())
-    own = _gradients(alone.parameters, (expected * weights).sum())
-    per = len(mine)
-    theirs = [torch.stack(own[place::per]) for place in range(per)]
-    nothing = _NOTHING * max((float(g.abs().max()) for g in theirs if g.numel()), default=0.0)
-    if not all(_close(a, b, nothing) for a, b in zip(mine, theirs, strict=True)):
-        return False
-    after, wanted = stack.state(), alone.state()
-    return all(_close(after[name], wanted[name]) for name in wanted)
+def _comparisons(
+    way: type[Stack], modules: Sequence[nn.Module], x: Tensor
+) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """What the stack gives and what each module gives alone, tensors of one kind together."""
+    for training in (True, False):
+        for module in modules:
+            module.train(training)
+        if training and _draws(modules[0], x[0]):
+            continue
+        stack, alone = (kind(modules[0], stacked_tensors(modules)) for kind in (way, Alone))
+        for one in (stack, alone):
+            one.train(training)
+        out, expected = stack(x), alone(x)
+        yield [out], [expected]
+        weights = torch.randn(expected.shape, dtype=expected.dtype, generator=torch.Generator().manual_seed(0))
+        mine = _gradients(stack.parameters, (out * weights).sum())
+        own = _gradients(alone.parameters, (expected * weights).sum())
+        yield mine, [torch.stack(own[place :: len(mine)]) for place in range(len(mine))]
+        after, wanted = stack.state(), alone.state()
+        yield from (([after[name]], [wanted[name]]) for name in wanted)
+    with torch.no_grad():  # as they are asked after training: the same inputs to all
+        asked = way(modules[0], stacked_tensors(modules))
+        asked.train(False)
+        yield [asked(x[:1].expand(len(modules), *x.shape[1:]))], [torch.stack([module(x[0]) for module in modules])]
 
 
 def _gradients(parameters: Sequence[Tensor], value: Tensor) -> list[Tensor]:
@@ -190,14 +186,15 @@ def _gradients(parameters: Sequence[Tensor], value: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True))
 
 
-def _close(found: Tensor, expected: Tensor, nothing: float = 0.0) -> bool:
-    """Whether they differ by `TOLERANCE` of the largest at most; what is smaller than `nothing` is rounding."""
-    if found.shape != expected.shape:
+def _close(found: list[Tensor], expected: list[Tensor]) -> bool:
+    """Whether each differs by `TOLERANCE` of its largest at most, and by rounding alone where all of it is small."""
+    if [one.shape for one in found] != [one.shape for one in expected]:
         return False
-    if not expected.numel():
-        return True
-    gap, size = (found - expected).abs().max(), expected.abs().max()
-    return bool(gap <= TOLERANCE * max(float(size), nothing))  # false for NaN
+    pairs = [(a.detach(), b.detach()) for a, b in zip(found, expected, strict=True) if b.numel()]
+    least = _NOTHING * max((float(b.abs().max()) for _, b in pairs), default=0.0)
+    return all(
+        bool((a - b).abs().max() <= TOLERANCE * max(float(b.abs().max()), least)) for a, b in pairs
+    )  # not of NaN
 
 
 def _without_dropout(module: nn.Module) -> nn.Module:
@@ -208,6 +205,17 @@ def _without_dropout(module: nn.Module) -> nn.Module:
         elif isinstance(part, nn.MultiheadAttention | nn.RNNBase):
             part.dropout = 0.0
     return module
+
+
+def _in_double(modules: list[nn.Module], x: Tensor) -> tuple[list[nn.Module], Tensor]:
+    """Modules and rows in double precision; as they are where a module casts to a precision by itself."""
+    double, fed = [copy.deepcopy(module).double() for module in modules], x.double() if x.is_floating_point() else x
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            copy.deepcopy(double[0])(fed[0])
+    except RuntimeError:
+        return modules, x
+    return double, fed
 
 
 def _draws(module: nn.Module, x: Tensor) -> bool:
@@ -236,9 +244,10 @@ def stack_height(module: nn.Module, x: Tensor) -> int:
         x: one module's batch ``(B, …)``.
     """
     largest = max((tensor.nbytes for tensor in (*module.parameters(), *module.buffers(), x)), default=1)
-    with _Largest() as seen, torch.no_grad(), torch.random.fork_rng(devices=[]):
+    seen = _Largest()  # type: ignore[no-untyped-call]
+    with seen, torch.no_grad(), torch.random.fork_rng(devices=[]):
         copy.deepcopy(module)(x)
-    return max(1, STACK_BYTES // max(1, largest, seen.size))
+    return max(1, STACK_BYTES // max(1, int(largest), seen.size))
 
 
 class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -246,10 +255,8 @@ class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     size = 0
 
-    def __torch_dispatch__(
-        self, function: object, types: object, args: tuple = (), kwargs: dict | None = None
-    ) -> object:  # type: ignore[type-arg]
-        out = function(*args, **(kwargs or {}))  # type: ignore[operator]
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
         made = [leaf.nbytes for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         self.size = max(self.size, *made, 0)
         return out

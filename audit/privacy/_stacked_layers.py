@@ -32,7 +32,10 @@ class _Value:
 
     def as_rows(self, count: int) -> Tensor:
         """``(S, B, …)``"""
-        return self.tensor.unflatten(1, (count, -1)).transpose(0, 1) if self.channels else self.tensor
+        if not self.channels:
+            return self.tensor
+        size, width, *rest = self.tensor.shape
+        return self.tensor.view(size, count, width // count, *rest).transpose(0, 1)
 
     def as_channels(self) -> Tensor:
         """``(B, S·C, …)``; images channels last, which convolutions and pools of many channels are fastest on."""
@@ -59,7 +62,7 @@ _ON_CHANNELS = (
 _ELEMENTWISE_FUNCTIONS: set[Callable[..., Any]] = {
     torch.relu, torch.sigmoid, torch.tanh, torch.clamp, torch.abs, torch.exp, torch.sqrt, torch.square, functional.relu,
     functional.relu6, functional.leaky_relu, functional.elu, functional.gelu, functional.silu, functional.mish,
-    functional.softplus, functional.hardtanh, functional.hardswish, functional.sigmoid, functional.tanh, functional.dropout,
+    functional.softplus, functional.hardtanh, functional.hardswish, functional.sigmoid, functional.tanh, functional.dropout, Tensor.float, Tensor.double,
 }  # fmt: skip
 _OF_TWO: set[Callable[..., Any]] = {
     operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.neg, operator.iadd, operator.imul,
@@ -74,7 +77,7 @@ _OVER_DIMS: set[Callable[..., Any]] = {torch.mean, torch.sum, torch.amax}
 _METHODS: dict[str, Callable[..., Any]] = {
     "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "clamp": torch.clamp, "flatten": torch.flatten,
     "mean": torch.mean, "sum": torch.sum, "amax": torch.amax, "add": torch.add, "sub": torch.sub, "mul": torch.mul,
-    "div": torch.div, "abs": torch.abs, "square": torch.square,
+    "div": torch.div, "abs": torch.abs, "square": torch.square, "float": Tensor.float, "double": Tensor.double,
 }  # fmt: skip
 _OVERWRITABLE = (
     nn.Linear,
@@ -187,13 +190,13 @@ class _Walk(fx.Interpreter):
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
         """A tensor's own operation."""
-        if target == "size" and len(args) == 2 and args[1] == 0 or target == "__len__":
+        if (target == "size" and len(args) == 2 and args[1] == 0) or target == "__len__":
             return _BATCH
         if target == "size":
             shape = (_BATCH, *args[0].as_rows(self.count).shape[2:])
             return shape if len(args) == 1 else shape[args[1]]
         if target in ("view", "reshape"):
-            return self._shaped(args[0], args[1] if isinstance(args[1], tuple | list) else args[1:])
+            return self._shaped(args[0], tuple(args[1]) if isinstance(args[1], tuple | list) else args[1:])
         if target == "contiguous":
             return args[0]
         if target not in _METHODS:
@@ -201,14 +204,14 @@ class _Walk(fx.Interpreter):
         return self.call_function(_METHODS[target], args, kwargs)
 
     def _flat(self, value: _Value, start_dim: int = 0, end_dim: int = -1) -> _Value:
-        if start_dim != 1 or end_dim != -1:
-            raise Unsupported("flattens the batch")
-        return _Value(value.as_rows(self.count).flatten(2), channels=False)
+        rows = value.as_rows(self.count)
+        start, stop = (_place(dim, rows.dim()) for dim in (start_dim, end_dim))
+        return _Value(rows.flatten(start, stop), channels=False)
 
     def _shaped(self, value: _Value, shape: tuple[Any, ...]) -> _Value:
         rows = value.as_rows(self.count)
         first, *rest = shape
-        if first is not _BATCH and first != -1 or not all(isinstance(size, int) for size in rest):
+        if (first is not _BATCH and first != -1) or not all(isinstance(size, int) for size in rest):
             raise Unsupported("reshapes the batch")
         if first == -1 and (-1 in rest or math.prod(rest) != math.prod(rows.shape[2:])):
             raise Unsupported("reshapes the batch")
@@ -238,7 +241,7 @@ class _Walk(fx.Interpreter):
 
 
 def _place(dim: int, dims: int) -> int:
-    """Where a module's own dimension, not the batch, is in rows."""
+    """Where a module's own dimension, which is not the batch, is in rows."""
     found = dim % (dims - 1) + 1
     if found == 1:
         raise Unsupported("works across the batch")
@@ -359,7 +362,7 @@ def _pools_before_relu(traced: fx.GraphModule) -> None:
     for pool in list(traced.graph.nodes):
         if not _is_max_pool(pool, modules):
             continue
-        relu = pool.args[0] if pool.args else None
+        relu: Any = pool.args[0] if pool.args else None
         if not _is_relu(relu, modules) or len(relu.users) > 1:
             continue
         pool.replace_all_uses_with(relu)

@@ -26,7 +26,7 @@ from audit.names import nearest
 from audit.parameters import NotApplicable, UserError
 from audit.privacy._stacked import Alone, Stack, named_tensors, stack_height, stacked_tensors, way_for
 from audit.privacy._stacked_cache import Entry, StackCache, as_bytes, pack, unpack
-from audit.privacy.shadow_models import Progress, Trained
+from audit.privacy.shadow_models import Part, Progress, Trained
 from audit.recipe import Recipe
 from audit.registry.importing import one_line
 from audit.registry.loaders.state_dict import input_dtype
@@ -56,19 +56,16 @@ def train_stacked(
     kept = StackCache(cache / work.digest)
     epochs, fresh, done = plan.recipe.epochs, 0, 0
     for group in work.groups:
-        found = _finished(kept, group)
+        found, size = _finished(kept, group), len(group.members)
         if found is None:
-            fresh += len(group.members)
 
-            def told(steps: int, all_steps: int, start: int = done, size: int = len(group.members)) -> None:
-                # in steps of a shadow, so that groups of one set add up
-                progress(
-                    (start + size) * 0 + start * all_steps + steps * size, len(inside) * all_steps, "shadow models"
-                )
+            def told(steps: int, of: int, before: int = done, size: int = size) -> None:
+                progress(before * of + steps * size, len(inside) * of, "shadow models")
 
             found = _train_group(work, group, epochs, kept, told)
+            fresh += size
         epochs = found.about["epochs"]  # the first group finds how long; the others are trained alike
-        done += len(group.members)
+        done += size
     return Trained(lambda inputs: _parts(work, kept, inputs), len(model.classes), fresh, plan.note(epochs))
 
 
@@ -108,13 +105,13 @@ class _Whole(nn.Module):
 
     def __init__(self, model: AuditedModel, inner: nn.Module) -> None:
         super().__init__()
-        self.inner, self.around = inner, model.with_module(inner)
+        self.inner, self.model, self.around = inner, model, model.with_module(inner)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.around.logits(x)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Whole:
-        made = _Whole(self.around, copy.deepcopy(self.inner, memo))
+        made = _Whole(self.model, copy.deepcopy(self.inner, memo))
         made.train(self.training)
         return made
 
@@ -198,7 +195,7 @@ class _Work:
         """How a stack runs."""
         two = [self.base, self.maker.untrained(1)]
         rows = torch.arange(2 * _FEW, device=self.maker.x.device) % len(self.maker.x)
-        return way_for(two, self.maker.x[rows].unflatten(0, (2, _FEW)))
+        return way_for(two, self.maker.x[rows].view(2, _FEW, *self.maker.x.shape[1:]))
 
     @property
     def training_way(self) -> type[Stack]:
@@ -350,7 +347,7 @@ class _Training:
             right = [
                 log_probabilities(self.stack(self.work.maker.x[part]), self.work.maker.output).argmax(dim=2)
                 == self.work.labels[part]
-                for part in some.split(self.work.plan.recipe.batch, dim=1)
+                for part in torch.split(some, self.work.plan.recipe.batch, dim=1)
             ]
         self.stack.train()
         return float(torch.cat(right, dim=1).double().mean()) >= until
@@ -406,7 +403,7 @@ def log_probabilities(answers: Tensor, output: OutputSpace) -> Tensor:
     return functional.log_softmax(answers, dim=2)
 
 
-def _parts(work: _Work, kept: StackCache, inputs: NDArray[Any]) -> Iterator[tuple[slice, slice, NDArray[np.float64]]]:
+def _parts(work: _Work, kept: StackCache, inputs: NDArray[Any]) -> Iterator[Part]:
     """Answers of every group to a batch after another."""
     x = work.maker.fed(inputs)
     for group in work.groups:
@@ -415,14 +412,12 @@ def _parts(work: _Work, kept: StackCache, inputs: NDArray[Any]) -> Iterator[tupl
             raise UserError(f"shadow models were taken out of {kept.folder} while they were in use: run again")
         stack = work.way(work.base, found.tensors)
         stack.train(False)
-        step = group.members[1] - group.members[0] if len(group.members) > 1 else 1
-        who = slice(group.members[0], group.members[-1] + 1, step)
         start = 0
-        for rows in x.split(work.plan.recipe.batch):
+        for rows in torch.split(x, work.plan.recipe.batch):
             with torch.no_grad():
                 answers = stack(rows.expand(stack.count, *rows.shape))
             if not bool(answers.isfinite().all()):
                 raise UserError("a shadow model answers NaN or infinity: give a recipe with a lower learning rate")
             said = log_probabilities(answers.double(), work.maker.output)
-            yield who, slice(start, start + len(rows)), said.cpu().numpy()
+            yield np.array(group.members), slice(start, start + len(rows)), said.cpu().numpy()
             start += len(rows)

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, str], None]
 """How much is done, of how much, and of what."""
-Parts = Callable[["NDArray[Any]"], Iterator[tuple[slice, slice, "NDArray[np.float64]"]]]
-"""From inputs ``(M, …)``: which models, which rows, and their log-probabilities ``(s, m, C)``, until every pair was given once."""
+Part = tuple["slice | NDArray[np.intp]", slice, "NDArray[np.float64]"]
+"""Which models, which rows, and their log-probabilities ``(s, m, C)``, all finite."""
+Parts = Callable[["NDArray[Any]"], Iterator[Part]]
+"""From inputs ``(M, …)`` to answers, until every model has spoken of every row once."""
 
 
 def halves(n: int, count: int, rng: np.random.Generator) -> NDArray[np.bool_]:
