@@ -8,13 +8,13 @@ from typing import Any
 import streamlit as st
 
 from audit.finding import Finding, Severity
-from audit.report._gate_line import gate_line
+from audit.report._gate_line import HEIGHT, WIDTH, gate_line
 from audit.report._words import gate_of, interval_of, n_of, part_of, value_of
 from dashboard import links, pictures, theme
 from dashboard.words import _, severity_word, status_sign
 
-ROW_HEIGHT = 46
-SHOWN = 10
+ROW_HEIGHT = 66  # Streamlit breaks lines in rows higher than 64
+SHOWN = 8
 """Rows that are seen without scrolling."""
 
 
@@ -61,12 +61,20 @@ def _row(finding: Finding) -> dict[str, Any]:
         "gate": (finding.title or finding.check) + (f" ({part_of(finding)})" if finding.dims else ""),
         "model": finding.model,
         "required": str(gate) if gate else finding.required or "–",
-        "measured": " · ".join(part for part in (value_of(finding), interval_of(finding)) if part),
-        "drawn": pictures.svg_address(drawing, theme.gate_style(finding.status)) if drawing else None,
+        "measured": "\n".join(part for part in (value_of(finding), interval_of(finding)) if part),
+        "drawn": pictures.svg_address(_taller(drawing), theme.gate_style(finding.status)) if drawing else None,
         "n": n_of(finding),
         "severity": f"{list(Severity).index(finding.severity) + 1} {severity_word(finding.severity)}",
         "check": finding.step,
     }
+
+
+def _taller(drawing: str) -> str:
+    """With air above and below, so that a cell as high as its row leaves the drawing its width."""
+    air = ROW_HEIGHT - 8 - HEIGHT
+    return drawing.replace(
+        f'viewBox="0 0 {WIDTH} {HEIGHT}"', f'viewBox="0 {-air / 2:g} {WIDTH} {HEIGHT + air}"'
+    ).replace(f'height="{HEIGHT}"', f'height="{HEIGHT + air}"')
 
 
 def _columns() -> dict[str, Any]:
@@ -74,11 +82,11 @@ def _columns() -> dict[str, Any]:
     return {
         "status": text(_("Status"), width=118),
         "severity": text(_("Severity"), width=84, help=_("1 low, 2 medium, 3 high, 4 critical")),
-        "gate": text(_("Gate"), width=220),
+        "gate": text(_("Gate"), width=196),
         "drawn": st.column_config.ImageColumn(_("Interval against gate"), width=272),
-        "measured": text(_("Measured · 95 % interval"), width=184),
+        "measured": text(_("Measured, interval"), width=136),
         "required": text(_("Required"), width=76),
         "n": text("n", width=70),
         "model": text(_("Model"), width=130),
-        "check": text(_("Check"), width=230),
+        "check": text(_("Check"), width=210),
     }

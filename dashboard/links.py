@@ -57,6 +57,7 @@ def select(
     default: str | None = None,
     empty: str = "",
     segmented: bool = False,
+    forgets: Sequence[str] = (),
 ) -> str | None:
     """A choice that the address holds: what is chosen is written into it, and an address that names an option chooses it.
 
@@ -66,6 +67,7 @@ def select(
         default: chosen where the address says nothing; without it the first option, or none where `empty` is given.
         empty: what stands there while nothing is chosen.
         segmented: draw a row of buttons instead of a list.
+        forgets: parameters that mean nothing once another option is chosen.
     """
     given = asked(name)
     first = default if default in options else None if empty or not options else options[0]
@@ -74,7 +76,7 @@ def select(
     st.session_state[key] = current
 
     def changed() -> None:
-        note(**{name: st.session_state[key]})
+        note(**{name: st.session_state[key], **dict.fromkeys(forgets)})
 
     if segmented:
         st.segmented_control(

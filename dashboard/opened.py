@@ -84,7 +84,7 @@ def _judged(finding: Finding) -> list[Fact]:
 def facts(title: str, rows: Iterable[Fact]) -> str:
     """Names and values below a heading, as HTML."""
     body = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in rows)
-    return f'<h4>{escape(title)}</h4><dl class="facts">{body}</dl>' if body else ""
+    return f"<h4>{escape(title)}</h4>" + (f'<dl class="facts">{body}</dl>' if body else f"<p>{escape(_('none'))}</p>")
 
 
 def listed(rows: Iterable[Fact]) -> str:

@@ -30,8 +30,8 @@ TONES = {
 RATES = ("proportion", "rank_auc")
 """Kinds of estimates that share one axis."""
 DRAWN = 20
-SHOWN = 12
-ROW_HEIGHT = 36
+SHOWN = 9
+ROW_HEIGHT = 66  # Streamlit breaks lines in rows higher than 64
 FLIPS = 1000
 
 
@@ -211,7 +211,7 @@ def _named(finding: Finding) -> str:
 def _said(finding: Finding | None) -> str:
     if finding is None or finding.estimate is None:
         return "–"
-    return " · ".join(part for part in (value_of(finding), interval_of(finding)) if part)
+    return "\n".join(part for part in (value_of(finding), interval_of(finding)) if part)
 
 
 def _how(change: Change) -> str:
@@ -234,13 +234,13 @@ def _statuses(change: Change) -> str:
 def _columns() -> dict[str, Any]:
     text = st.column_config.TextColumn
     return {
-        "change": text(_("Change"), width=128),
-        "number": text(_("Number"), width=210),
-        "before": text(_("Before"), width=160),
-        "after": text(_("After"), width=160),
-        "difference": text(_("After − before"), width=190),
-        "gate": text(_("Gate"), width=120),
-        "required": text(_("Required"), width=80),
+        "change": text(_("Change"), width=124),
+        "number": text(_("Number"), width=178),
+        "before": text(_("Before"), width=132),
+        "after": text(_("After"), width=132),
+        "difference": text(_("After − before"), width=144),
+        "gate": text(_("Gate"), width=116),
+        "required": text(_("Required"), width=78),
         "how": text(_("How"), width=190),
         "check": text(_("Check"), width=220),
     }

@@ -40,7 +40,9 @@ def show() -> None:
         st.title(_("Run"))
         st.error(_("There is no run '{name}' here. Choose another in the overview.").format(name=asked))
         return
-    name = links.select("run", _("Run"), list(known), lambda name: stored.described(known[name]))
+    name = links.select(
+        "run", _("Run"), list(known), lambda name: stored.described(known[name]), forgets=("finding", "step")
+    )
     view = stored.run(stored.home(), str(name))
     _head(view)
     banner.show(view)

@@ -1,0 +1,85 @@
+"""Compare: every number of two runs, in pairs where the samples are the same; samples whose answer flipped."""
+
+from __future__ import annotations
+
+from audit.comparing import Judgement, changes
+from audit.numbers import show
+from audit.run_folder import Run
+
+
+def table(app):
+    """The table of numbers, by name."""
+    return {(row["number"], row["check"]): row for row in app.dataframe[0].value.to_dict("records")}
+
+
+def test_two_runs_are_needed(home, opened):
+    home.coins("one", '{toy.coins: {k: 90}, require: {heads: ">= 0.6"}}')
+    assert "there are 1 here" in opened("compare").info[0].value
+
+
+def test_the_newest_is_held_against_the_one_before(audited_home, opened):
+    app = opened("compare")
+    assert app.selectbox(key="choice-after").value == "b-short"
+    assert app.selectbox(key="choice-before").value == "a-long"
+    assert {metric.label: metric.value for metric in app.metric}["▼ worse"] != "0"
+
+
+def test_numbers_shown_are_numbers_compared(audited_home, opened):
+    app = opened("compare", before="a-long", after="b-short")
+    old, new = Run(audited_home.runs / "a-long"), Run(audited_home.runs / "b-short")
+    (change,) = (c for c in changes(old, new) if c.finding.id == "performance.classification/accuracy")
+    row = table(app)["accuracy", "performance.classification"]
+    assert change.paired
+    assert change.judgement is Judgement.WORSE
+    assert row["change"] == "▼ worse"
+    assert row["difference"].startswith(show(change.difference.value))
+    assert row["how"] == "in pairs, n = 200"
+    assert row["before"].startswith(show(change.before.estimate.value))
+    assert row["after"].startswith(show(change.after.estimate.value))
+
+
+def test_flipped_samples_are_those_whose_outcome_differs(audited_home, opened):
+    app = opened("compare", number="performance.classification/accuracy")
+    outcomes = {}
+    for name in ("a-long", "b-short"):
+        run = Run(audited_home.runs / name)
+        finding = next(f for f in run.findings if f.id == "performance.classification/accuracy")
+        evidence = run.evidence(next(ref for ref in finding.evidence if ref.kind == "outcomes"))
+        outcomes[name] = dict(zip(evidence.ids, evidence.column("value"), strict=True))
+    flipped = {row for row, value in outcomes["a-long"].items() if outcomes["b-short"][row] != value}
+    shown = app.dataframe[-1].value
+    assert set(shown["sample"]) == flipped
+    lost = sum(outcomes["a-long"][row] > outcomes["b-short"][row] for row in flipped)
+    assert f"{lost} of 200 samples went from 1 to 0" in " ".join(m.value for m in app.markdown)
+
+
+def test_numbers_filter_by_change_and_kind(audited_home, opened):
+    app = opened("compare", change="worse", kind="gates")
+    rows = table(app).values()
+    assert {row["change"] for row in rows} == {"▼ worse"}
+    assert all(row["required"] for row in rows)
+    statuses = table(opened("compare", kind="status")).values()
+    assert all("→" in row["gate"] for row in statuses)
+
+
+def test_one_run_twice_is_said(audited_home, opened):
+    assert "one run twice" in opened("compare", before="a-long", after="a-long").info[0].value
+
+
+def test_an_unknown_run_is_said(audited_home, opened):
+    assert "no run 'nope'" in opened("compare", fine=False, before="nope").error[0].value
+
+
+def test_different_data_is_said(home, made, opened):
+    home.runs.mkdir(parents=True)
+    home.take(made.runs / "a-long", "one")
+    home.take(made.runs / "b-short", "two", data={"digest": "another"})
+    assert "different data" in opened("compare").warning[0].value
+
+
+def test_damaged_runs_are_not_offered(home, made, opened):
+    home.runs.mkdir(parents=True)
+    for name in ("one", "two", "bad"):
+        home.take(made.runs / "a-long", name)
+    (home.runs / "bad" / "manifest.json").write_text("{")
+    assert not any("bad" in option for option in opened("compare").selectbox(key="choice-after").options)
