@@ -89,8 +89,8 @@ def _table(found: Frontier) -> Table:
     for name in ("epsilon spent", found.utility):
         table.add_column(name, justify="right")
     for attack in found.attacks:
-        table.add_column(f"AUC {attack}", justify="right")
-        table.add_column(f"found at {float(_RATE):.0%} FPR {attack}", justify="right")
+        table.add_column(f"AUC, {attack}", justify="right")
+        table.add_column(f"found at {100 * float(_RATE):g} % FPR, {attack}", justify="right")
     for point in found.points:
         cells = [_cell(found, point.number(found.utility))]
         for attack in found.attacks:

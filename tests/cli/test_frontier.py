@@ -1,0 +1,87 @@
+"""``audit frontier`` as a user types it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audit.registry.store import Registry
+from audit.train.frontier_table import read_frontier
+
+FILE = """\
+name: soft
+factory: trainable:Softmax
+data: {source: sklearn.digits, split: {test: 0.2}, members: 300, limit: 100}
+epochs: 2
+batch: 60
+optimiser: {adam: {lr: 0.05}}
+seed: 3
+dp: {epsilon: 5, delta: 1e-4, accountant: rdp, gradients: functorch}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    Registry(tmp_path / "home").trust.allow_package("trainable")
+    path = tmp_path / "t.yaml"
+    path.write_text(FILE)
+    return path
+
+
+def test_a_table_a_page_and_what_choosing_costs(audit: Callable[..., Any], file: Path, tmp_path: Path) -> None:
+    told = audit("frontier", file, "--epsilons", "4, 1", "--attack", "loss", "--home", tmp_path / "home")
+    assert told.code == 0, told.err
+    folder = tmp_path / "home" / "trainings" / "soft-frontier"
+    found = read_frontier(folder)
+    lines = told.out.splitlines()
+    assert lines[1].split() == [
+        "model",
+        "epsilon",
+        "spent",
+        "accuracy",
+        "AUC,",
+        "loss",
+        "found",
+        "at",
+        "1",
+        "%",
+        "FPR,",
+        "loss",
+    ]
+    for line, point in zip(lines[2:5], found.points, strict=True):
+        accuracy = point.number("accuracy")
+        assert accuracy is not None
+        spent = "none" if point.spent is None else f"{point.spent:.3f}"
+        assert line.split()[:3] == [point.model, spent, f"{accuracy.value:.3f}"]
+        assert "*" in line
+    assert "* an FPR of 0.01 takes 1000 non-members to see (10 / FPR), there are 100" in told.out
+    assert found.price in told.out
+    assert "soft-eps-1@1" in (folder / "frontier.html").read_text()
+    assert f"next: audit run {folder / 'eps-1' / 'audit.yaml'}" in told.out
+    assert (folder / "eps-1" / "audit.yaml").exists()
+    assert "training soft-plain" in told.err
+    again = audit("frontier", file, "-e", "1,4", "-a", "loss", "--home", tmp_path / "home")
+    assert "soft-plain@1: trained and audited before, unchanged" in again.err
+    assert "training" not in again.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--epsilons", "1;2"), "--epsilons 1;2: write numbers with commas between them"),
+        (("--epsilons", ","), "epsilons must be positive numbers"),
+        (("--attack", "los"), "input should be 'loss', 'class_threshold'"),
+        (("--attack", "lira", "--shadows", "3"), "shadows"),
+        (("--attack", "rmia", "--references", "9"), "--references"),
+    ],
+)
+def test_mistakes_are_one_line(
+    audit: Callable[..., Any], file: Path, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    told = audit("frontier", file, *words, "--home", tmp_path / "home")
+    assert told.code == 2
+    assert said in told.err
+    assert "Traceback" not in told.err
