@@ -4,8 +4,8 @@ rows it was trained on than to others.
 Inputs are worked on as shares of their range: 0 is the lower bound, 1 the upper.
 
 Source: Fredrikson, Jha & Ristenpart 2015, "Model Inversion Attacks that Exploit Confidence Information and Basic Countermeasures",
-doi 10.1145/2810103.2813677 (gradient descent on the class's confidence); total variation as a prior on images: Mahendran & Vedaldi 2015,
-arXiv:1412.0035; gradients from answers alone: Wierstra et al. 2014, JMLR 15:949-980 (natural evolution strategies), as used on models in Ilyas et al. 2018, arXiv:1804.08598.
+doi 10.1145/2810103.2813677 (gradient descent on the class's confidence); priors: no further from the start than it takes, Simonyan et al.
+2014, arXiv:1312.6034, and total variation, Mahendran & Vedaldi 2015, arXiv:1412.0035.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from audit.model import AuditedModel
 
 Distance = Literal["correlation", "euclidean"]
-STRAY = 0.1
+NOISE = 0.1
 """Standard deviation of the noise that each climb starts with, as a share of the range."""
 _SSIM_WINDOW = 7
 
@@ -44,6 +44,26 @@ class Range:
     def input(self, u: Tensor) -> Tensor:
         """Shares of the range as inputs."""
         return self.low + u * (self.high - self.low)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What an input is taken to look like before the model is asked.
+
+    Args:
+        start: where climbs start, as a share of the range.
+        decay: weight of the mean squared distance from the start: what the class does not need stays as it was.
+        total_variation: weight of the mean difference between neighbouring pixels, or moments of a series.
+    """
+
+    start: float
+    decay: float
+    total_variation: float
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """The loss that it adds, ``(N,)``."""
+        loss = self.total_variation * total_variation(u)
+        return loss + self.decay * ((u - self.start) ** 2).flatten(1).mean(dim=1)
 
 
 @dataclass(frozen=True)
@@ -79,11 +99,10 @@ def invert(
     target: Tensor,
     noise: Tensor,
     valid: Range,
+    prior: Prior,
     *,
-    start: float,
     steps: int,
     step: float,
-    total_variation: float,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Inversions:
     """Climb each target's log-probability, less a prior, by Adam; inputs stay within their range.
@@ -91,44 +110,42 @@ def invert(
     Args:
         target: ``(N,)`` classes; one climb for each.
         noise: ``(N, *shape)`` standard normal, so that climbs to one class differ.
-        start: where climbs start, as a share of the range.
         step: Adam's, as a share of the range.
-        total_variation: weight of the mean difference between neighbouring pixels, or moments of a series.
         progress: is told how many steps are done.
     """
     import torch
 
-    u = (start + STRAY * noise).clamp(0, 1).to(valid.low)
+    u = (prior.start + NOISE * noise).clamp(0, 1).to(valid.low)
     target = target.to(u.device)
     optimiser = torch.optim.Adam([u], lr=step)
     rows = torch.arange(len(u), device=u.device)
     for done in range(steps):
-        u.grad = torch.cat(model.in_parts(rows, lambda at: _gradient(model, u[at], target[at], valid, total_variation)))
+        u.grad = torch.cat(model.in_parts(rows, lambda at: _gradient(model, u[at], target[at], valid, prior)))
         optimiser.step()
         u.clamp_(0, 1)
         progress(done + 1)
     u.grad = None
     with torch.no_grad():
-        loss = torch.cat(model.in_parts(rows, lambda at: _loss(model, u[at], target[at], valid, total_variation)))
+        loss = torch.cat(model.in_parts(rows, lambda at: _loss(model, u[at], target[at], valid, prior)))
     scores = model.scores(valid.input(u))
     probability = model.probabilities_of(scores).gather(1, target[:, None]).squeeze(1)
     return Inversions(u, target, probability, model.labels_of(scores) == target, loss)
 
 
-def _gradient(model: AuditedModel, u: Tensor, target: Tensor, valid: Range, weight: float) -> Tensor:
+def _gradient(model: AuditedModel, u: Tensor, target: Tensor, valid: Range, prior: Prior) -> Tensor:
     import torch
 
     with torch.enable_grad():
         u = u.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(_loss(model, u, target, valid, weight).sum(), u)
+        (gradient,) = torch.autograd.grad(_loss(model, u, target, valid, prior).sum(), u)
     return gradient
 
 
-def _loss(model: AuditedModel, u: Tensor, target: Tensor, valid: Range, weight: float) -> Tensor:
+def _loss(model: AuditedModel, u: Tensor, target: Tensor, valid: Range, prior: Prior) -> Tensor:
     import torch
 
     loss = torch.nn.functional.cross_entropy(model.logits(valid.input(u)), target, reduction="none")
-    return loss + weight * total_variation(u) if weight else loss
+    return loss + prior(u)
 
 
 def total_variation(u: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from audit.report import _charts
-from audit.report._images import photograph
+from audit.report._images import Picture, photograph
 from audit.report._sample import BarList, Sample, bar_list, named, number
 from audit.report._words import clean
 
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from audit.run_folder import Evidence
 
 SHOWN = {
-    "x": "reconstruction",
     "class_mean": "mean of members",
     "nearest_member": "nearest member",
     "nearest_held_out": "nearest held-out row",
 }
+FAINT = 1.5
+"""A picture that fills the range after so much stretching is shown as it is."""
 
 
 class ReconstructedReader:
@@ -49,11 +50,11 @@ class ReconstructedReader:
         if self._kind == "image":
             bounds = self._bounds or (float(row["x"].min()), float(row["x"].max()))
             sample.pictures = [
-                photograph(x, bounds, f"{told[:1].upper()}{told[1:]} of class {name}.", told)
-                for told, x in found.items()
+                _stretched(row["x"], bounds, f"Reconstruction of class {name}."),
+                *(photograph(x, bounds, f"{told.capitalize()} of class {name}.", told) for told, x in found.items()),
             ]
         elif self._kind == "series":
-            sample.drawings.append(self._lines(found, name, position))
+            sample.drawings.append(self._lines({"reconstruction": row["x"], **found}, name, position))
         elif "mean of members" in found:
             sample.lists.append(self._columns(row["x"], found["mean of members"]))
         sample.lines = _numbers(row)
@@ -74,6 +75,15 @@ class ReconstructedReader:
         names = self._features if len(self._features) == len(x) else [f"position {i}" for i in range(len(x))]
         cells = [f"{number(before)} → {number(after)}" for before, after in zip(mean, x, strict=True)]
         return bar_list(names, cells, x - mean, ("column", "mean of members → reconstruction", "difference"))
+
+
+def _stretched(x: NDArray[Any], bounds: tuple[float, float], alt: str) -> Picture:
+    """A reconstruction; one that hardly leaves its start with its contrast raised until it fills the range."""
+    low, high = float(x.min()), float(x.max())
+    factor = (bounds[1] - bounds[0]) / ((high - low) or (bounds[1] - bounds[0]))
+    if factor < FAINT:
+        return photograph(x, bounds, alt, "reconstruction")
+    return photograph(x, (low, high), alt, f"reconstruction, contrast × {factor:.2g}")
 
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from audit.model import AuditedModel
 from audit.privacy.inversion import (
     Inversions,
     Nearness,
+    Prior,
     Range,
     invert,
     nearness,
@@ -26,8 +27,8 @@ UNIT = Range(torch.zeros(1, 1), torch.ones(1, 1))
 def climb(model: AuditedModel, target: list[int], valid: Range = UNIT, **options: float) -> Inversions:
     """Climbs without noise from the middle, unless said otherwise."""
     noise = options.pop("noise", 0.0) * torch.ones(len(target), *model.spec.shape)
-    usual = {"start": 0.5, "steps": 100, "step": 0.05, "total_variation": 0.0, **options}
-    return invert(model, torch.tensor(target), noise, valid, **usual)  # type: ignore[arg-type]
+    prior = Prior(*(options.pop(name, usual) for name, usual in (("start", 0.5), ("decay", 0), ("total_variation", 0))))
+    return invert(model, torch.tensor(target), noise, valid, prior, **{"steps": 100, "step": 0.05, **options})  # type: ignore[arg-type]
 
 
 def test_a_linear_model_is_climbed_to_the_corner_of_its_range() -> None:
@@ -52,7 +53,7 @@ def test_a_climb_ends_on_the_top_within_the_range_in_the_users_units() -> None:
     valid = Range(torch.tensor([[-4.0, -4.0]]), torch.tensor([[4.0, 4.0]]))
     found = climb(model, [1], valid, steps=300, step=0.02)
     assert valid.input(found.u)[0].tolist() == pytest.approx([2.0, -1.0], abs=0.01)
-    assert valid.share(valid.input(found.u)).tolist() == pytest.approx(found.u.tolist())
+    assert torch.allclose(valid.share(valid.input(found.u)), found.u)
     short = Range(torch.tensor([[-4.0, -4.0]]), torch.tensor([[1.0, 4.0]]))
     assert short.input(climb(model, [1], short, steps=300).u)[0, 0] == pytest.approx(1.0)
 
@@ -60,7 +61,9 @@ def test_a_climb_ends_on_the_top_within_the_range_in_the_users_units() -> None:
 def test_every_choice_of_a_climb_changes_it() -> None:
     model = audited(Linear([1.0, -2.0, 0.0, 0.5], 0.1), (1, 2, 2))
     usual = climb(model, [1], steps=5).u
-    for option in ({"steps": 6}, {"step": 0.01}, {"start": 0.2}, {"total_variation": 5.0}, {"noise": 1.0}):
+    for option in (
+        {"steps": 6}, {"step": 0.01}, {"start": 0.2}, {"decay": 9.0}, {"total_variation": 5.0}, {"noise": 1.0},
+    ):  # fmt: skip
         assert not torch.equal(climb(model, [1], **{"steps": 5, **option}).u, usual), option
 
 
@@ -69,11 +72,17 @@ def test_micro_batches_climb_alike_and_progress_is_told() -> None:
     whole = climb(model, [0, 1, 1], steps=7).u
     model.micro_batch, told = 2, []
     parts = invert(
-        model, torch.tensor([0, 1, 1]), torch.zeros(3, 2), UNIT, start=0.5, steps=7, step=0.05, total_variation=0,
+        model, torch.tensor([0, 1, 1]), torch.zeros(3, 2), UNIT, Prior(0.5, 0, 0), steps=7, step=0.05,
         progress=told.append,
     )  # fmt: skip
     assert torch.equal(parts.u, whole)
     assert told == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_decay_balances_the_class_as_calculus_says() -> None:
+    model = audited(Linear([4.0], 0.0), (1,), kind="series")
+    (u,) = climb(model, [1], decay=3.0, steps=400, step=0.01, start=0.0).u[0].tolist()
+    assert 4 / (1 + np.exp(4 * u)) == pytest.approx(2 * 3 * u, abs=1e-3)  # the slopes of both cancel
 
 
 def test_total_variation_by_hand() -> None:

@@ -33,8 +33,8 @@ FEWEST_IN_A_MEAN = 10
 class ModelInversion(Check):
     """Whether what the model is led to, class by class, lies nearer to its training rows than to others.
 
-    From a uniform start, inputs climb the model's probability of a class by gradients, within the input's range and with total
-    variation as a prior. ``member_auc`` is the chance that of a member and a held-out row of the class the member is nearer to the class's
+    From a uniform start, inputs climb the model's probability of a class by gradients, within the input's range, no further from the
+    start than it takes, and with little total variation. ``member_auc`` is the chance that of a member and a held-out row of the class the member is nearer to the class's
     inversions: 0.5 where nothing leaks, for then the two are exchangeable. ``nearest_is_member``: of as many members as held-out rows,
     the share of members among the rows that are nearest to an inversion, each row counted once; 0.5 again. ``similarity_to_mean`` is the
     structural similarity of each class's best inversion and the mean of its members; ``reached`` the share of climbs that the model gives
@@ -42,8 +42,8 @@ class ModelInversion(Check):
 
     The blind control comes with it: where inputs alone tell members from test rows, nearness means nothing.
 
-    Source: Fredrikson, Jha & Ristenpart 2015, doi 10.1145/2810103.2813677; total variation: Mahendran & Vedaldi 2015, arXiv:1412.0035;
-    structural similarity: Wang et al. 2004, doi 10.1109/TIP.2003.819861.
+    Source: Fredrikson, Jha & Ristenpart 2015, doi 10.1145/2810103.2813677; priors: Simonyan et al. 2014, arXiv:1312.6034,
+    Mahendran & Vedaldi 2015, arXiv:1412.0035; structural similarity: Wang et al. 2004, doi 10.1109/TIP.2003.819861.
     Blind spots: likeness to the class mean proves no leak: a class of near-identical rows (one person's face, one printed digit) looks like
     itself however the model was trained, and its look may be the secret all the same; only nearness to members over held-out rows
     speaks of training. A lower bound: generative priors (Zhang et al. 2020, arXiv:1911.07135) invert deep networks that this climb leaves as
@@ -79,7 +79,9 @@ class ModelInversion(Check):
     """Size of a step (Adam's), as a share of the input's range."""
     start: Annotated[Real, Field(ge=0, le=1)] = 0.5
     """Where climbs start, as a share of the range; a little noise makes them differ."""
-    total_variation: Annotated[Real, Field(ge=0)] = 1.0
+    decay: Annotated[Real, Field(ge=0)] = 1.0
+    """Weight of the mean squared distance from the start: what the class does not need stays as it was."""
+    total_variation: Annotated[Real, Field(ge=0)] = 0.1
     """Weight of the mean difference between neighbouring pixels, both as shares of the range; smoother pictures, less detail."""
     distance: Literal["auto", "correlation", "euclidean"] = "auto"
     """How rows are compared: by ``correlation``, which brightness and contrast do not change, or ``euclidean``; ``auto``: the second for tables."""
@@ -140,14 +142,14 @@ class ModelInversion(Check):
     def _climb(self, model: AuditedModel, classes: Sequence[int], valid: Range, ctx: Context) -> Inversions:
         import torch
 
-        from audit.privacy.inversion import invert
+        from audit.privacy.inversion import Prior, invert
 
         target = torch.tensor(classes).repeat_interleave(self.images)
         names = [f"{index}-{number}" for index in classes for number in range(self.images)]
         noise = ctx.rng(names, "start").normal(model.spec.shape)
         return invert(
-            model, target, noise, valid, start=self.start, steps=self.steps, step=self.step,
-            total_variation=self.total_variation, progress=lambda done: ctx.progress(done, self.steps, "climbing"),
+            model, target, noise, valid, Prior(self.start, self.decay, self.total_variation), steps=self.steps,
+            step=self.step, progress=lambda done: ctx.progress(done, self.steps, "climbing"),
         )  # fmt: skip
 
     def _class(
@@ -212,7 +214,7 @@ class ModelInversion(Check):
         writer = ctx.evidence(
             "inversions", "reconstruction", title="what the model is led to, by class", input_kind=model.spec.kind,
             classes=list(model.classes), feature_names=[field.name for field in model.spec.fields],
-            parameters={"distance": self.distance, "total_variation": self.total_variation, "steps": self.steps},
+            parameters={"distance": self.distance, "decay": self.decay, "total_variation": self.total_variation, "steps": self.steps},
         )  # fmt: skip
         writer.append(
             [part.name for part in parts],
