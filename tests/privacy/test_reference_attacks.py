@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from audit.parameters import UserError
 from audit.privacy.membership import auc
-from audit.privacy.reference_attacks import lira_offline, lira_online, rmia_offline
+from audit.privacy.reference_attacks import lira_offline, lira_online, rmia_offline, within_resolution
 
 
 def world(shadows: int, n: int = 2000, gap: float = 1.0, seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -39,6 +39,15 @@ def test_offline_ranks_as_the_one_sided_test() -> None:
     score = lira_offline([3.0, 4.0], shadow, np.zeros((2, 2), dtype=bool), pooled=False)
     assert score == pytest.approx([(3 - 1) / np.sqrt(2), (4 - 3) / np.sqrt(8)])
     assert not np.isinf(lira_offline([1e6], [[0.0], [1.0]], np.zeros((2, 1), dtype=bool))).any()
+
+
+def test_certain_answers_do_not_drown_the_others() -> None:
+    own, others = within_resolution([2.0, 708.0], [[-3.0, -707.0], [1.0, 708.4]])
+    assert own.tolist() == [2, 4]
+    assert others.tolist() == [[-3, -4], [1, 4]]
+    assert within_resolution([700.0], [[-700.0]])[0].tolist() == [1]
+    logits = [500.0, -20.0]  # of a network, whose logits are known however sure it is
+    assert within_resolution(logits, [[3.0, 4.0]])[0].tolist() == logits
 
 
 def test_with_many_shadows_the_best_power_is_reached() -> None:

@@ -111,16 +111,31 @@ class _Tree:
 
 
 def _shrinkage(trees: list[_Tree]) -> dict[str, float] | None:
-    """eta and lambda; None where the trees do not follow from them (alpha, a bound on the weights, another updater)."""
+    """eta and lambda; lambda as by default where so few splits fix eta alone.
+
+    None where the trees do not follow from any (alpha, a bound on the weights, another updater).
+    """
     import numpy as np
 
     rows = np.concatenate([tree.equations() for tree in trees]) if trees else np.zeros((0, 4))
-    if len(rows) < 3:
+    if not len(rows):
         return None
-    solution, *_ = np.linalg.lstsq(rows[:, :3], rows[:, 3])
-    left_over = np.linalg.norm(rows[:, :3] @ solution - rows[:, 3])
-    penalty, inverse, product = (float(v) for v in solution)
-    size = np.linalg.norm(rows[:, 3])
-    if left_over > _SUITS * size or inverse <= 0 or abs(product - penalty * inverse) > 0.05 * (abs(product) + inverse):
-        return None
-    return {"eta": 1 / inverse, "lambda": max(penalty, 0.0)}
+    factors, total = rows[:, :3], rows[:, 3]
+    penalty, inverse, product = (float(v) for v in np.linalg.lstsq(factors, total)[0])
+    if (
+        inverse > 0
+        and abs(product - penalty * inverse) <= 0.05 * (abs(product) + inverse)
+        and _solves(factors, np.array([penalty, inverse, product]), total)
+    ):
+        return {"eta": 1 / inverse, "lambda": max(penalty, 0.0)}
+    both, rest = factors[:, 1] + factors[:, 2], total - factors[:, 0]  # of lambda = 1
+    inverse = float(both @ rest / (both @ both))
+    if inverse > 0 and _solves(factors, np.array([1.0, inverse, inverse]), total):
+        return {"eta": 1 / inverse, "lambda": 1.0}
+    return None
+
+
+def _solves(factors: NDArray[np.float64], solution: NDArray[np.float64], total: NDArray[np.float64]) -> bool:
+    import numpy as np
+
+    return bool(np.linalg.norm(factors @ solution - total) <= _SUITS * np.linalg.norm(total))

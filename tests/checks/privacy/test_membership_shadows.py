@@ -24,6 +24,7 @@ from audit.finding import Measurement
 from audit.model import AuditedModel, Capability, Field, InputSpec, implied
 from audit.privacy.blind_control import BlindAuc
 from audit.recipe import Recipe
+from audit.registry.store import Registry
 from audit.run_folder import Run
 from audit.scenario import parse
 
@@ -190,6 +191,29 @@ def test_references_are_shadows_where_there_are_some(tmp_path: Path) -> None:
     CountedForest.fits = 0
     measure(context(tmp_path), forest(), attacks=["rmia", "lira"], shadows=4, references=3, challenges=100)
     assert CountedForest.fits == 6, "three that have not seen a row, three that have; lira asks the first four"
+
+
+def test_boosters_of_the_registry_are_trained_by_what_their_files_tell(tmp_path: Path) -> None:
+    xgboost = pytest.importorskip("xgboost")
+    members = people().train
+    assert members is not None
+    registry = Registry(tmp_path)
+    rows = xgboost.DMatrix(members.x, members.labels)
+    for name, depth, rounds in (("deep", 8, 60), ("shallow", 1, 5)):
+        fitted = xgboost.train(
+            {"objective": "binary:logistic", "max_depth": depth, "eta": 0.2, "nthread": 1}, rows, rounds
+        )
+        fitted.save_model(tmp_path / f"{name}.ubj")
+        registry.add(name, tmp_path / f"{name}.ubj", spec=SPEC)
+    text = (
+        "name: mia\nmodel: [deep, shallow]\ndata: {source: given}\nchecks:\n"
+        "  - privacy.membership_inference: {attacks: [lira, loss], shadows: 4}\n"
+        '    require: {auc: "<= 0.6"}\n'
+    )
+    report = run(parse(text), home=tmp_path, data=people())
+    found = {f.model: f for f in report.findings if f.gated}
+    assert {name: f.status for name, f in found.items()} == {"deep": "fail", "shallow": "pass"}
+    assert "read from the file's trees" in found["deep"].cautions[0]
 
 
 # --- networks ---

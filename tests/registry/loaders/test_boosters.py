@@ -496,6 +496,12 @@ def test_xgboost_files_tell_their_training(given: dict[str, Any], classes: int) 
     assert "eta, lambda and depth read from the file's trees" in note
 
 
+def test_few_stumps_fix_the_learning_rate_alone() -> None:
+    x, y = CANCER
+    found, _ = xgb_parameters(xgb({"objective": "binary:logistic", "max_depth": 1, "eta": 0.1}, x, y, 2))
+    assert (found["eta"], found["lambda"]) == (pytest.approx(0.1, abs=1e-3), 1.0)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:xgboost")
 def test_xgboost_says_where_trees_do_not_tell_or_are_none() -> None:
     x, y = CANCER
