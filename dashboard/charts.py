@@ -532,3 +532,8 @@ def percent(share: float) -> str:
 def signed(value: float) -> str:
     """A number with its sign."""
     return f"+{show(value)}" if value > 0 else show(value)
+
+
+def short(value: float, digits: int = 3) -> str:
+    """A number to a few digits, where more would say nothing: a scale, a quality, an error."""
+    return show(float(f"{value:.{digits}g}"))

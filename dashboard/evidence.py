@@ -110,11 +110,11 @@ class MapSeries:
 
 @dataclass(frozen=True)
 class Quality:
-    """A number on how good a map is, and the step that measured it."""
+    """A number on how good a map is, and the check that measured it."""
 
     name: str
     value: float
-    step: str
+    check: str
 
 
 @dataclass(frozen=True)
@@ -230,15 +230,16 @@ def _joined(same: Sequence[tuple[MapSeries, int]]) -> Map:
     """One map, with what every check that stored it says about it."""
     series, at = same[0]
     row = without_rounding(series.evidence.row(at))
-    quality: dict[tuple[str, float], Quality] = {}
+    quality: dict[tuple[str, str], Quality] = {}
     curves: dict[str, NDArray[np.float64]] = {}
     for other, place in same:
         about = other.evidence.row(place) if other is not series else row
         for name in sorted(about):
             if name.startswith(QUALITY):
-                value = float(about[name])
-                known = Quality(clean(name.removeprefix(QUALITY)).replace("_", " "), value, other.piece.step)
-                quality.setdefault((known.name, value), known)
+                known = Quality(
+                    clean(name.removeprefix(QUALITY)).replace("_", " "), float(about[name]), other.piece.check
+                )
+                quality.setdefault((known.name, known.check), known)
         if not curves:
             curves = {
                 name.removeprefix(CURVE): np.asarray(about[name], dtype=np.float64)

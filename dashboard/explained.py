@@ -16,7 +16,7 @@ from audit.report._images import summed
 from audit.report._sample import named
 from audit.report._text_map import Token, shaded
 from audit.text import decode
-from dashboard import charts, pictures
+from dashboard import charts, gallery, pictures
 from dashboard.evidence import Map
 from dashboard.pictures import Look
 from dashboard.words import _
@@ -26,16 +26,6 @@ if TYPE_CHECKING:
 
 MOST_CHANNELS = 4
 """Channels of a series that are drawn: those that contribute most."""
-STYLE = """
-.numbers { margin: 4px 0 0; font-size: 13px; max-width: 460px; }
-.numbers div { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 8px; padding: 2px 0; border-bottom: 1px solid var(--line); }
-.numbers dt { color: var(--soft); font-weight: 400; margin: 0; overflow-wrap: anywhere; } .numbers dd { margin: 0 0 0 auto; font-variant-numeric: tabular-nums; }
-.shaded { line-height: 2; font-size: 15.5px; overflow-wrap: anywhere; white-space: pre-wrap; margin: 0; }
-.shaded span { border-radius: 3px; padding: 1px 2px; }
-.shaded .for { background: color-mix(in oklab, var(--s2) calc(var(--share) * .6), transparent); border-bottom: 2px solid var(--s2); }
-.shaded .against { background: color-mix(in oklab, var(--s1) calc(var(--share) * .6), transparent); border-bottom: 2px dotted var(--s1); }
-.shaded sup { font-size: 10.5px; color: var(--soft); }
-"""
 
 
 @dataclass(frozen=True)
@@ -57,7 +47,6 @@ class Scene:
 
 def draw(found: Sequence[Map], scene: Scene) -> None:
     """The input, and every map of it beside it or below it."""
-    st.html(f"<style>{STYLE}</style>")
     forms: dict[str, Callable[[Sequence[Map], Scene], None]] = {
         "image": images, "text": texts, "series": series, "table": tables
     }  # fmt: skip
@@ -72,13 +61,13 @@ def images(found: Sequence[Map], scene: Scene) -> None:
     columns = st.columns(1 + len(found))
     first = found[0]
     with columns[0]:
-        picture(pictures.picture(first.row["x"], bounds_of(first)), _("input"))
-        facts([(_("shape"), " × ".join(map(str, np.shape(first.row["x"]))))])
+        gallery.picture(pictures.picture(first.row["x"], bounds_of(first)), _("input"))
+        gallery.facts([(_("shape"), " × ".join(map(str, np.shape(first.row["x"]))))])
     for column, one in zip(columns[1:], found, strict=True):
         with column:
             limit = scene.look.limit(summed(one.row["values"]))
-            picture(map_picture(one, scene.look, limit), one.label)
-            facts([(_("scale"), scale_text(limit, scene.look)), *known_of(one)])
+            gallery.picture(map_picture(one, scene.look, limit), one.label)
+            gallery.facts([(_("scale"), scale_text(limit, scene.look)), *known_of(one)])
     legend(scene)
 
 
@@ -93,14 +82,6 @@ def map_picture(one: Map, look: Look, limit: float, values: NDArray[Any] | None 
     feature = one.row.get("feature") if one.series.reader.unit in BOUNDED else None
     drawn = one.row["values"] if values is None else values
     return pictures.overlay(one.row["x"], drawn, bounds_of(one), look, limit, feature)
-
-
-def picture(png: bytes, caption: str) -> None:
-    """A picture as wide as its column, its pixels squares."""
-    st.html(
-        f'<figure class="pixels"><figcaption>{html.escape(caption)}</figcaption>'
-        f'<img src="{pictures.address(png)}" alt="{html.escape(caption)}"></figure>'
-    )
 
 
 def legend(scene: Scene) -> None:
@@ -123,7 +104,7 @@ def legend(scene: Scene) -> None:
 
 def scale_text(limit: float, look: Look) -> str:
     """The amount at the palette's ends."""
-    shown = show(float(f"{limit:.3g}"))
+    shown = charts.short(limit)
     return {
         "signed": f"± {shown}",
         "positive": f"0 – {shown}",
@@ -144,7 +125,7 @@ def texts(found: Sequence[Map], scene: Scene) -> None:
         with words:
             st.html(f"<h4>{html.escape(one.label)}</h4>{shaded_text(tokens)}")
         with numbers:
-            facts([(_("scale"), f"± {show(float(f'{limit:.3g}'))}"), *known_of(one)])
+            gallery.facts([(_("scale"), f"± {charts.short(limit)}"), *known_of(one)])
     st.caption(
         _(
             "Orange with a solid line speaks for the class, blue with a dotted line against it; hover over a piece for its value."
@@ -191,7 +172,7 @@ def series(found: Sequence[Map], scene: Scene) -> None:
                     _("{n} of {all} channels are drawn, those that contribute most.").format(n=len(order), all=len(x))
                 )
         with numbers:
-            facts([(_("scale"), f"± {show(float(f'{limit:.3g}'))}"), *known_of(one)])
+            gallery.facts([(_("scale"), f"± {charts.short(limit)}"), *known_of(one)])
 
 
 def channel_name(one: Map, channel: int) -> str:
@@ -225,14 +206,14 @@ def tables(found: Sequence[Map], scene: Scene) -> None:
                     _("Good: the bars reach from the base value to the score, and the longest are reasons that hold up."),
                     key=f"waterfall-{one.label}",
                 )  # fmt: skip
-                facts(known_of(one))
+                gallery.facts(known_of(one))
 
 
 # --- what is known of a map --------------------------------------------------------------------------------------
 
 
 def known_of(one: Map) -> list[tuple[str, str]]:
-    """Score, base value, the explainer's own error, and every quality number with the step that measured it."""
+    """Score, base value, the explainer's own error, and every quality number with the check that measured it."""
     row = one.row
     found = [
         (_(name.replace("_", " ")), show(float(row[name])))
@@ -240,23 +221,15 @@ def known_of(one: Map) -> list[tuple[str, str]]:
         if name in row and np.ndim(row[name]) == 0
     ]
     return found + [
-        (f"{_(q.name)} · {q.step.split('[')[0].removeprefix('explanation.')}", quality_text(q.name, q.value))
-        for q in one.quality
+        (f"{_(q.name)} · {q.check.removeprefix('explanation.')}", quality_text(q.name, q.value)) for q in one.quality
     ]
 
 
 def quality_text(name: str, value: float) -> str:
     """A share in percent, anything else as a number."""
     if name.replace(" ", "_").startswith(PERCENT):
-        return f"{show(float(f'{100 * value:.3g}'))} %"
-    return show(float(f"{value:.4g}"))
-
-
-def facts(rows: Sequence[tuple[str, str]]) -> None:
-    """Names and values below each other."""
-    body = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>" for name, value in rows)
-    if body:
-        st.html(f'<dl class="numbers">{body}</dl>')
+        return f"{charts.short(100 * value)} %"
+    return charts.short(value, 4)
 
 
 def curves(found: Sequence[Map], classes: Sequence[str]) -> None:

@@ -13,28 +13,16 @@ from audit.numbers import show as shown
 from audit.report._images import summed
 from audit.report._sample import named
 from audit.report._view import RunView
-from dashboard import charts, choosing, evidence, explained, links, pictures
+from dashboard import charts, choosing, evidence, explained, gallery, links, pictures
 from dashboard.evidence import Examples, Map, Maps, MapSeries, Rows
 from dashboard.explained import Scene
 from dashboard.pictures import Look, Part
 from dashboard.words import _, ngettext
 
 FAMILY = "explanation."
-TILES = 18
-"""Samples of the gallery that are shown at once."""
 MOST = 4
 """Explainers side by side."""
 PARTS: tuple[Part, ...] = ("signed", "positive", "negative", "absolute")
-STYLE = """
-.pixels { margin: 0; } .pixels img { width: 100%; max-width: 460px; image-rendering: pixelated; border: 1px solid var(--line); border-radius: 4px; display: block; }
-.pixels figcaption { font-weight: 600; font-size: 14px; margin: 0 0 4px; overflow-wrap: anywhere; }
-.palette { font-size: 13px; color: var(--soft); margin: 2px 0 0; } .palette img { width: 160px; height: 10px; vertical-align: middle; }
-.palette span { margin-left: 18px; }
-.st-key-gallery button { padding: 4px 6px; min-height: 0; }
-.st-key-gallery button img { max-height: 72px !important; height: 72px !important; width: auto; image-rendering: pixelated; display: block; margin: 0 auto 2px; border-radius: 2px; }
-.st-key-gallery button p { font-size: 12.5px; line-height: 1.25; }
-.chosen { font-size: 1.35rem; font-weight: 600; margin: 0; }
-"""
 
 
 def show() -> None:
@@ -46,7 +34,7 @@ def show() -> None:
     )
     if view is None:
         return
-    st.html(f"<style>{STYLE}</style>")
+    gallery.style()
     models = evidence.models_of(evidence.pieces(view, "attributions", FAMILY))
     if not models:
         st.info(
@@ -97,11 +85,11 @@ def _gallery(maps: Maps, classes: Sequence[str]) -> str | None:
         st.info(_("No sample is left: loosen the filters."))
         return None
     with turning:
-        number = choosing.leaf("tiles", -(-len(order) // TILES))
+        number = choosing.leaf("tiles", -(-len(order) // gallery.TILES))
     asked = links.asked("sample")
     chosen = asked if asked in set(rows.ids) else rows.ids[order[0]]
     with st.container(horizontal=True, key="gallery", gap="small"):
-        for at in order[(number - 1) * TILES : number * TILES]:
+        for at in order[(number - 1) * gallery.TILES : number * gallery.TILES]:
             _tile(maps, at, classes, chosen)
     return chosen
 
@@ -162,24 +150,10 @@ def _tile(maps: Maps, at: int, classes: Sequence[str], chosen: str) -> None:
     series, place = _first(maps, row)
     fields = series.evidence.row(place)
     form = series.reader.form(fields)
-    label = said
+    png = None
     if form == "image":
         png = pictures.picture(fields["x"], explained.bounds_of(Map(series, fields, (), {})), pictures.SMALL)
-        label = f"![{said}]({pictures.address(png)}) {said}"
-    elif text := explained.preview(fields, form):
-        label = f"{said}: {_plain(text)}"
-    st.button(
-        label,
-        key=f"tile-{row}",
-        on_click=links.note,
-        kwargs={"sample": row},
-        type="primary" if row == chosen else "secondary",
-    )
-
-
-def _plain(text: str) -> str:
-    """A text in a label, where Markdown would make something else of it."""
-    return "".join(f"\\{c}" if c in r"\`*_{}[]()#+-.!|<>~$:" else c for c in text)
+    gallery.tile(row, said, png, text=explained.preview(fields, form), chosen=row == chosen)
 
 
 def _first(maps: Maps, row: str) -> tuple[MapSeries, int]:
@@ -284,12 +258,12 @@ def _under_attack(maps: Maps, chosen: str, scene: Scene) -> None:
         )  # fmt: skip
         for column, (caption, png) in zip(st.columns(len(drawn)), drawn, strict=True):
             with column:
-                explained.picture(png, caption)
+                gallery.picture(png, caption)
         numbers = ", ".join(f"{_(q.name)} {explained.quality_text(q.name, q.value)}" for q in after.quality)
         units = f" {before.series.units}" if before.series.units else ""
         st.caption(
             _("{explainer}: the attack seeks another map and keeps the answer. Largest change {change}{units}; {numbers}. All maps here share the scale {scale}.").format(
-                explainer=before.label, change=shown(float(f"{change:.3g}")), units=units, numbers=numbers,
+                explainer=before.label, change=charts.short(change), units=units, numbers=numbers,
                 scale=explained.scale_text(limit, scene.look),
             )
         )  # fmt: skip
