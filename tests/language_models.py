@@ -42,7 +42,7 @@ def language_model(folder: Path, lines: tuple[str, ...], passes: int, seed: int 
 
     read = tokenizer()
     config = GPT2Config(
-        vocab_size=len(read), n_positions=32, n_embd=48, n_layer=2, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
+        vocab_size=len(read), n_positions=32, n_embd=48, n_layer=1, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
         bos_token_id=None, eos_token_id=None, loss_type="ForCausalLM",
     )  # fmt: skip
     with torch.random.fork_rng(), torch.enable_grad():
