@@ -39,8 +39,8 @@ class Stack(ABC):
         self.base = copy.deepcopy(base)
         self.count = len(next(iter(tensors.values())))
         trainable = {name for name, parameter in base.named_parameters() if parameter.requires_grad}
-        self.tensors = {
-            name: tensor.detach().clone().requires_grad_(name in trainable) for name, tensor in tensors.items()
+        self.tensors = {  # in the module's order, which is an optimiser's, whatever order they come in
+            name: tensors[name].detach().clone().requires_grad_(name in trainable) for name in named_tensors(base)
         }
         """The state of all modules, ``(S, …)`` each; those in training are leaves."""
 

@@ -32,7 +32,7 @@ from audit.registry.importing import one_line
 from audit.registry.loaders.state_dict import input_dtype
 from audit.rng import generator, key
 
-MOST_EPOCHS = 50
+MOST_EPOCHS = 100
 """Of a training whose recipe is not known, where it does not get as far as the model under audit before."""
 CHECKPOINT_SECONDS = 20.0
 """Between checkpoints: what a kill costs at most."""
