@@ -42,10 +42,11 @@ def dashboard(
     os.environ["AUDIT_HOME"] = str(audit_home(home).resolve())
     if not _loopback(host):
         typer.echo(
-            f"warning: listening on {host}: whoever can reach this machine sees every run, and nobody is asked for a password",
+            f"warning: listening on {host}, beyond loopback: whoever can reach this machine sees every run, and nobody is asked "
+            "for a password",
             err=True,
         )
-    typer.echo(f"dashboard of {os.environ['AUDIT_HOME']}: http://{_written(host)}:{port} (Ctrl-C ends it)")
+    typer.echo(f"dashboard of {os.environ['AUDIT_HOME']} on http://{_written(host)}:{port}; Ctrl-C ends it")
     settings = {**theme.options(), "server.address": host, "server.port": port}
     flags = {name.replace(".", "_"): value for name, value in settings.items()}
     bootstrap.load_config_options(flags)
