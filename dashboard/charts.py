@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DASHES = ([1, 0], [6, 3], [2, 2], [6, 2, 1, 2], [10, 3], [3, 1, 1, 1])
+AROUND = 130
+"""Pixels of a chart's height that its title, axis and legend take."""
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 
 
@@ -113,7 +115,7 @@ def waterfall(
     numbers = alt.Chart(marks).mark_text(align="left", dx=6, fontSize=11, color=palette["ink"]).encode(
         y=y, x="end:Q", text="amount:N"
     )  # fmt: skip
-    return alt.layer(bars_, texts, ticks, numbers).properties(title=title, height=26 * len(sort) + 30)
+    return alt.layer(bars_, texts, ticks, numbers).properties(title=title, height=AROUND + 24 * len(sort))
 
 
 def mean_sizes(names: Sequence[str], values: NDArray[Any], *, title: str, label: str) -> alt.Chart:
@@ -135,7 +137,7 @@ def mean_sizes(names: Sequence[str], values: NDArray[Any], *, title: str, label:
             x=alt.X("mean:Q", title=label),
             tooltip=[alt.Tooltip("name:N", title=_("feature")), alt.Tooltip("told:N", title=label)],
         )
-        .properties(title=title, height=24 * len(frame) + 40)
+        .properties(title=title, height=AROUND + 24 * len(frame))
     )
 
 
@@ -190,7 +192,7 @@ def beeswarm(
                 alt.Tooltip("told:N", title=_("contribution")),
             ],
         )
-        .properties(title=title, height=34 * len(order) + 70)
+        .properties(title=title, height=AROUND + 36 * len(order))
     )  # fmt: skip
 
 
@@ -382,7 +384,7 @@ def removal(curves: Mapping[str, tuple[Any, Any, Any]], *, title: str, x_label: 
     lines = base.mark_line(strokeWidth=2)
     shapes = alt.Shape("explainer:N", scale=looks["shape"], legend=None)
     points = base.transform_filter(alt.datum.order == informed).mark_point(filled=True, size=34).encode(shape=shapes)
-    return alt.layer(lines, points).properties(title=title, height=400)
+    return alt.layer(lines, points).properties(title=title, height=AROUND + 230)
 
 
 # --- measured numbers --------------------------------------------------------------------------------------------
@@ -439,7 +441,7 @@ def dots(found: Sequence[Dot], *, title: str, label: str, share: bool = True, lo
     points = base.mark_point(filled=True, size=70).encode(
         x=x, shape=alt.Shape("group:N", scale=looks["shape"], sort=groups, legend=legend)
     )
-    return alt.layer(rules, points).properties(title=title, height=max(90, (10 + 16 * len(groups)) * len(names) + 60))
+    return alt.layer(rules, points).properties(title=title, height=AROUND + (12 + 16 * len(groups)) * len(names))
 
 
 def heat(
@@ -470,7 +472,7 @@ def heat(
         text="shown:N",
         color=alt.condition("datum.share > 0.6", alt.value(palette["paper"]), alt.value(palette["ink"])),
     )
-    return alt.layer(tint, text).properties(title=title, height=30 * len(rows) + 60)
+    return alt.layer(tint, text).properties(title=title, height=AROUND + 30 * len(rows))
 
 
 def histogram(
@@ -521,7 +523,7 @@ def histogram(
         ink = theme.colours(theme.mode())["ink"]
         line = pd.DataFrame({"at": [marked]})
         layers.append(alt.Chart(line).mark_rule(color=ink, strokeDash=[5, 3], strokeWidth=2).encode(x="at:Q"))
-    return alt.layer(*layers).properties(title=title, height=260)
+    return alt.layer(*layers).properties(title=title, height=AROUND + 200)
 
 
 def percent(share: float) -> str:

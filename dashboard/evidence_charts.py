@@ -40,7 +40,7 @@ def curve(
     frame["series"] = frame["series"].astype(str) if "series" in frame else ""
     names = list(dict.fromkeys(frame["series"]))
     looks = charts.series_scale(names)
-    legend = None if len(names) == 1 else alt.Legend(title=None, orient="bottom")
+    legend = None if len(names) == 1 else alt.Legend(title=None, orient="bottom", labelLimit=320, columns=3)
     x = alt.X("x:Q", title=x_label, scale=_scale(x_scale, frame["x"]))
     y = alt.Y("y:Q", title=y_label, scale=_scale(y_scale, frame["y"]))
     base = alt.Chart(frame)
@@ -49,7 +49,7 @@ def curve(
     layers: list[Any] = []
     if {"low", "high"} <= set(frame.columns):
         band = base.transform_filter("isValid(datum.low) && isValid(datum.high)")
-        color = alt.Color("series:N", scale=looks["color"], legend=None)
+        color = alt.Color("series:N", scale=looks["color"], legend=legend)
         layers.append(
             band.mark_area(opacity=0.18).encode(x=x, y=alt.Y("low:Q", title=y_label), y2="high:Q", color=color)
         )
@@ -66,7 +66,7 @@ def curve(
         shape = alt.Shape("series:N", scale=looks["shape"], legend=legend)
         color = alt.Color("series:N", scale=looks["color"], legend=legend)
         layers.append(base.mark_point(filled=True, size=45).encode(x=x, y=y, color=color, shape=shape, tooltip=tips))
-    return alt.layer(*layers).properties(title=title, height=HEIGHT)
+    return alt.layer(*layers).properties(title=title, height=HEIGHT + 28 * -(-(len(names) - 1) // 3))
 
 
 def roc(fpr: Any, tpr: Any, *, title: str) -> alt.LayerChart:

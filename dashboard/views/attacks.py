@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
+from audit.numbers import show as show_number
 from audit.report._view import RunView
 from audit.report._words import ACCESS
 from dashboard import attacked, choosing, evidence, links, robustness
@@ -19,6 +20,8 @@ HEADLINES = {
     "broken_controls", "fidelity",
 }  # fmt: skip
 """Metrics whose undivided number stands in the table at the top."""
+LINES = 14
+"""Of that table, before it scrolls."""
 
 
 def show() -> None:
@@ -98,9 +101,9 @@ def _summary(found: Sequence[Number]) -> None:
                 "status": status_sign(one.status),
                 "entry": one.step.removeprefix(FAMILY),
                 "attacks": ", ".join(robustness.attacks_of(found, one.step)),
-                "access": _(ACCESS.get(threat.access, threat.access)) if threat else "",
+                "access": _(ACCESS.get(threat.access, threat.access)).split(" (")[0] if threat else "",
                 "norm": (threat.norm or "") if threat else "",
-                "eps": threat.eps if threat else None,
+                "eps": show_number(threat.eps) if threat and threat.eps is not None else "",
                 "metric": _(one.finding.title if one.finding and one.finding.title else one.metric.replace("_", " ")),
                 "value": one.value,
                 "interval": one.interval,
@@ -113,11 +116,13 @@ def _summary(found: Sequence[Number]) -> None:
         "status": _("status"), "entry": _("check"), "attacks": _("attacks"), "access": _("adversary"), "norm": _("norm"),
         "eps": "eps", "metric": _("measured"), "value": _("value"), "interval": _("95 % interval"), "n": "n",
     }  # fmt: skip
-    frame = pd.DataFrame(rows).dropna(axis=1, how="all")
+    frame = pd.DataFrame(rows)
+    frame = frame.loc[:, ~frame.isin(["", None]).all()]
     st.dataframe(
         frame,
         hide_index=True,
         key="summary",
+        height=38 + 35 * min(len(rows), LINES),
         column_config={name: st.column_config.Column(label) for name, label in names.items()}
-        | {name: st.column_config.NumberColumn(names[name], format="%.4g") for name in ("value", "eps")},
+        | {name: st.column_config.NumberColumn(names[name], format="%.4g") for name in ("value",)},
     )
