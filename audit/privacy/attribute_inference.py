@@ -239,8 +239,9 @@ def log_likelihood(
     x, labels = model.tensor(batch), torch.as_tensor(batch.labels)
     tried = torch.as_tensor(found.tried.ravel()).to(x)
     likelihood = _likelihood(model, reference)
-    parts = []
-    for rows, truth in zip(x.split(_ASKED // len(tried) + 1), labels.split(_ASKED // len(tried) + 1), strict=True):
+    parts, at_a_time = [], _ASKED // len(tried) + 1
+    for start in range(0, len(x), at_a_time):
+        rows, truth = x[start : start + at_a_time], labels[start : start + at_a_time]
         asked = rows.repeat_interleave(len(tried), dim=0)
         asked[:, column] = tried.repeat(len(rows))
         answers = model.scores(asked)
@@ -288,7 +289,7 @@ def posterior(log_prior: NDArray[np.float64], log_likelihood: NDArray[np.float64
 def log_marginal(truth: NDArray[np.intp], n_guesses: int) -> NDArray[np.float64]:
     """Log shares of the guesses among reference rows, ``(1, K)``, half a row of each added."""
     counts = np.bincount(truth, minlength=n_guesses) + 0.5
-    return np.log(counts / counts.sum())[None, :]
+    return np.asarray(np.log(counts / counts.sum())[None, :])
 
 
 # --- the whole attack ------------------------------------------------------------------------------------------------

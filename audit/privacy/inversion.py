@@ -226,8 +226,7 @@ def _points(rows: Tensor, distance: Distance) -> Tensor:
     points = rows.flatten(1).double()
     if distance == "euclidean":
         return points
-    points = points - points.mean(dim=1, keepdim=True)
-    return points / points.norm(dim=1, keepdim=True).clamp_min(torch.finfo(points.dtype).tiny)
+    return torch.nn.functional.normalize(points - points.mean(dim=1, keepdim=True))
 
 
 def pooled_auc(classes: list[Nearness]) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from audit.report import _charts
-from audit.report._images import Picture, photograph
+from audit.report._images import photograph
 from audit.report._sample import BarList, Sample, bar_list, named, number
 from audit.report._words import clean
 
@@ -21,7 +21,7 @@ SHOWN = {
     "nearest_held_out": "nearest held-out row",
 }
 FAINT = 1.5
-"""A picture that fills the range after so much stretching is shown as it is."""
+"""A reconstruction that spans no less than the range divided by this is shown as it is."""
 
 
 class ReconstructedReader:
@@ -49,22 +49,28 @@ class ReconstructedReader:
         found = {told: row[field] for field, told in SHOWN.items() if field in row and not np.isnan(row[field]).any()}
         if self._kind == "image":
             bounds = self._bounds or (float(row["x"].min()), float(row["x"].max()))
+            raised = _contrast(row["x"], bounds)
+            own = bounds if raised == 1 else (float(row["x"].min()), float(row["x"].max()))
             sample.pictures = [
-                _stretched(row["x"], bounds, f"Reconstruction of class {name}."),
+                photograph(row["x"], own, f"Reconstruction of class {name}.", "reconstruction"),
                 *(photograph(x, bounds, f"{told.capitalize()} of class {name}.", told) for told, x in found.items()),
             ]
+            sample.lines += [f"its contrast is raised {raised:.1f} times"] if raised != 1 else []
         elif self._kind == "series":
             sample.drawings.append(self._lines({"reconstruction": row["x"], **found}, name, position))
         elif "mean of members" in found:
             sample.lists.append(self._columns(row["x"], found["mean of members"]))
-        sample.lines = _numbers(row)
+        sample.lines += _numbers(row)
         return sample
 
     def _lines(self, found: Mapping[str, NDArray[Any]], name: str, position: int) -> str:
         """The first channel of a series, each as a line."""
         import numpy as np
 
-        series = [_charts.Series(told, np.arange(x.shape[-1]), x.reshape(-1, x.shape[-1])[0]) for told, x in found.items()]  # fmt: skip
+        series = []
+        for told, x in found.items():
+            first = x.reshape(-1, x.shape[-1])[0].astype(float)
+            series.append(_charts.Series(told, np.arange(len(first), dtype=float), first))
         return _charts.curve(
             series, title=f"Class {name}: reconstruction", x_label="moment", y_label="value", x_scale="linear",
             y_scale="linear", number=1000 * self._number + position,
@@ -77,13 +83,10 @@ class ReconstructedReader:
         return bar_list(names, cells, x - mean, ("column", "mean of members → reconstruction", "difference"))
 
 
-def _stretched(x: NDArray[Any], bounds: tuple[float, float], alt: str) -> Picture:
-    """A reconstruction; one that hardly leaves its start with its contrast raised until it fills the range."""
-    low, high = float(x.min()), float(x.max())
-    factor = (bounds[1] - bounds[0]) / ((high - low) or (bounds[1] - bounds[0]))
-    if factor < FAINT:
-        return photograph(x, bounds, alt, "reconstruction")
-    return photograph(x, (low, high), alt, f"reconstruction, contrast × {factor:.2g}")
+def _contrast(x: NDArray[Any], bounds: tuple[float, float]) -> float:
+    """How much the contrast of a reconstruction is raised to be seen: until it fills the range; 1 where it nearly does."""
+    span, whole = float(x.max()) - float(x.min()), bounds[1] - bounds[0]
+    return whole / span if FAINT * span < whole and span > 0 else 1.0
 
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:

@@ -33,7 +33,7 @@ def rows(per_class: int) -> AuditData:
     assert known.train is not None
     x, labels = (np.concatenate([getattr(known.train, name), getattr(known.test, name)]) for name in ("x", "labels"))
     inside = np.concatenate([np.flatnonzero(labels == label)[:per_class] for label in range(10)])
-    outside = np.setdiff1d(np.arange(len(x)), inside)[:600]
+    outside = np.setdiff1d(np.arange(len(x)), inside)[:400]
     return data(batch(x[outside], labels[outside]), batch(x[inside], labels[inside]), n_classes=10, bounds=(0.0, 16.0))
 
 
@@ -179,8 +179,8 @@ def test_classes_are_known_and_have_rows(tmp_path: Path) -> None:
 
 
 def test_members_from_elsewhere_make_it_void(tmp_path: Path) -> None:
-    known = rows(90)
+    known = rows(3)
     assert known.train is not None
     darker = data(known.test, batch(known.train.x * 0.5, known.train.labels), n_classes=10, bounds=(0.0, 16.0))
-    report = run(parse(TEXT), home=tmp_path, models={"toy": trained(90)}, data=darker)
+    report = run(parse(TEXT), home=tmp_path, models={"toy": trained(3)}, data=darker)
     assert [finding.status for finding in report.findings if finding.gated] == ["void"]
