@@ -11,7 +11,7 @@ from dashboard.words import _
 if TYPE_CHECKING:
     import altair as alt
 
-HEIGHT = 300
+HEIGHT = 360
 CELL = 30
 """Pixels of a cell of a matrix."""
 FLOOR = 1e-4
@@ -40,8 +40,16 @@ def curve(
     frame["series"] = frame["series"].astype(str) if "series" in frame else ""
     names = list(dict.fromkeys(frame["series"]))
     looks = charts.series_scale(names)
-    legend = None if len(names) == 1 else alt.Legend(title=None, orient="bottom", labelLimit=320, columns=3)
-    x = alt.X("x:Q", title=x_label, scale=_scale(x_scale, frame["x"]))
+    legend = (
+        None if len(names) == 1 else alt.Legend(title=None, orient="bottom", labelLimit=320, columns=3, symbolOpacity=1)
+    )
+    whole = bool((frame["x"] == frame["x"].round()).all())
+    x = alt.X(
+        "x:Q",
+        title=x_label,
+        scale=_scale(x_scale, frame["x"]),
+        axis=alt.Axis(tickMinStep=1) if whole else alt.Undefined,
+    )
     y = alt.Y("y:Q", title=y_label, scale=_scale(y_scale, frame["y"]))
     base = alt.Chart(frame)
     tip = [alt.Tooltip("series:N", title=_("series"))] * (len(names) > 1)
