@@ -48,10 +48,16 @@ def load_yaml(
     if node is None:
         raise ScenarioError(origin, [Problem(f"is empty: {kind.start}")])
     if not isinstance(node, dict):
-        raise ScenarioError(origin, [Problem(f"expected a mapping with {kind.holds}, got a {type(node).__name__}")])
+        raise ScenarioError(origin, [Problem(f"expected a mapping with {kind.holds}, got {_called(node)}")])
     marks: dict[Location, tuple[int, int]] = {}
     budget = [MAX_NODES]
     return _plain(node, (), marks, budget, origin, kind), marks
+
+
+def _called(node: Any) -> str:
+    return (
+        "a list" if isinstance(node, list) else "text" if isinstance(node, str) else f"the {type(node).__name__} {node}"
+    )
 
 
 def _plain(

@@ -166,7 +166,7 @@ class _UnderWay:
             return None
         pool = self.data.population
         if pool is None:
-            pool = self.data.test.take(range(0))  # no row to take: the refusal says what to do
+            pool = self.data.test.take(torch.arange(0))  # no row to take: the refusal says what to do
         x, y = building.inputs(module, pool, self.data.spec), building.targets(pool, self.data, self.training)
         if state is not None:
             return InputCanaries.restored(state["examples"], x)

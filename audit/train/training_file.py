@@ -199,6 +199,9 @@ def bind_training(file: ScenarioFile) -> TrainingFile:
     """As `read_training`, from a file that is read already."""
     problems: list[Problem] = []
     raw = dict(file.raw)
+    if "checks" in raw and "factory" not in raw:
+        said = f"this is a scenario, which `audit run` takes: a training file holds {KIND.holds}"
+        raise ScenarioError(file.origin, [file.problem(("checks",), said)])
     raw["dp"] = _privacy(file, problems)
     training = None
     try:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from audit.registry.store import Registry
 from audit.train.ledger import Accounting
+from audit.train.loop import Trainer
 from audit.train.training_file import read_training
 
 FILE = """\
@@ -32,6 +35,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_a_file_becomes_a_registered_model(audit: Callable[..., Any], file: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
+    file.write_text(FILE.replace("test: 0.2", "test: 0.8"))
     refused = audit("train", file, "--home", home)
     assert refused.code == 2
     assert "audit model allow trainable" in refused.err
@@ -41,14 +45,14 @@ def test_a_file_becomes_a_registered_model(audit: Callable[..., Any], file: Path
     first, privacy, after = told.out.splitlines()
     assert first.startswith("registered private-digits@1: accuracy 0.")
     assert "epsilon" in privacy
-    assert "at delta 0.001 (rdp), 24 steps" in privacy
+    assert "at delta 0.001 (rdp), 6 steps" in privacy
     folder = home / "trainings" / "private-digits"
     assert after == f"next: audit run {folder / 'audit.yaml'} --home {home}"
-    assert "24 steps (2 epochs) on 1,438 rows, batches of about 120" in told.err
-    assert "by RDP; sampling rate 0.08345, noise multiplier 1.2, flat clipping at 1" in told.err
+    assert "6 steps (2 epochs) on 359 rows, batches of about 120" in told.err
+    assert "by RDP; sampling rate 0.3343, noise multiplier 1.2, flat clipping at 1" in told.err
     assert "gradients: functorch" in told.err
-    assert "step 12/24  loss" in told.err
-    assert f"epsilon {Accounting(120 / 1438, 1.2, 1e-3, 'rdp').spent(12)[0]:.3f}" in told.err
+    assert "step 3/6  loss" in told.err
+    assert f"epsilon {Accounting(120 / 359, 1.2, 1e-3, 'rdp').spent(3)[0]:.3f}" in told.err
     assert "caution: delta=0.001 is above 1/n" in told.err
     assert (folder / "privacy.json").exists()
     audited = audit(*after.removeprefix("next: audit ").split())
@@ -61,6 +65,67 @@ def test_a_mistake_is_told_with_its_line(audit: Callable[..., Any], file: Path) 
     told = audit("train", file)
     assert told.code == 2
     assert "t.yaml:4:1: epoch: unknown field 'epoch'; did you mean 'epochs'?" in told.err
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "is empty: say name, factory, data, epochs, optimiser and dp"),
+        ("- a", "expected a mapping with name, factory, data, epochs, optimiser and dp, got a list"),
+        ("digits", "expected a mapping with name, factory, data, epochs, optimiser and dp, got text"),
+        (FILE[:200], "is no valid YAML"),
+        ("name: a\nmodel: b\nchecks: []\n", "t.yaml:3:1: checks: this is a scenario, which `audit run` takes"),
+        (FILE.replace("accountant: rdp", "memory: 4"), "dp.memory: unknown field"),
+        (FILE.replace("batch: 120", "memory_limit: 4 parsecs"), "'4 parsecs' is no amount of memory: write it as '4 GB'"),
+        (FILE.replace("accountant: rdp", "canaries: {inputs: 2, gradients: 2}"), "dp.canaries: say how many canaries, by 'gradients'"),
+        (FILE.replace("accountant: rdp", "canaries: 9").replace("batch", "sampler: shuffle\nbatch"), "gradient canaries join by Poisson"),
+        (FILE.replace("accountant: rdp", "canaries: {inputs: 9}"), "9 input canaries need as many rows that are neither"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_none(audit: Callable[..., Any], file: Path, text: str, line: str, tmp_path: Path) -> None:
+    Registry(tmp_path / "home").trust.allow_package("trainable")
+    file.write_text(text)
+    told = audit("train", file, "--home", tmp_path / "home")
+    assert told.code == 2
+    assert line in told.err
+    (said,) = (said for said in told.err.splitlines() if said.startswith("error: "))
+    assert "scenario" not in said.replace("this is a scenario", "")
+
+
+def test_an_interruption_says_how_to_go_on(
+    audit: Callable[..., Any], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Registry(tmp_path / "home").trust.allow_package("trainable")
+    usual = Trainer.move
+    with monkeypatch.context() as patched:
+
+        def stopped(self: Trainer, released: tuple[torch.Tensor, ...]) -> None:
+            usual(self, released)
+            if self.optimiser.state_dict()["state"][0]["step"] == 4:
+                raise KeyboardInterrupt
+
+        patched.setattr(Trainer, "move", stopped)
+        told = audit("train", file, "--home", tmp_path / "home")
+    assert told.code == 130
+    assert "stopped after step 3: run the same command again to resume" in told.err
+    again = audit("train", file, "--home", tmp_path / "home")
+    assert again.code == 0
+    assert "resumed after step 4" in again.err
+
+
+def test_a_full_disk_is_one_line(audit: Callable[..., Any], file: Path, tmp_path: Path) -> None:
+    Registry(tmp_path / "home").trust.allow_package("trainable")
+    file.write_text(FILE.replace("Softmax", "perceptron").replace("batch: 120", "batch: 120\ncheckpoint_steps: 2"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        told = audit("train", file, "--home", tmp_path / "home")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert told.code == 3
+    folder = tmp_path / "home" / "trainings" / "private-digits"
+    assert told.err.endswith(f"error: {folder / 'checkpoint.pt'}: File too large\n")
+    assert audit("train", file, "--home", tmp_path / "home").code == 0, "there is room again"
 
 
 def test_no_permission(audit: Callable[..., Any], file: Path, tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from scipy.stats import kstest
-from trainable import Softmax
+from torch import nn
+from trainable import Recurrent, Softmax
 
 from audit.parameters import UserError
 from audit.privacy.accounting import read_training_record, recompute
@@ -341,6 +343,48 @@ def test_a_mistake_is_one_line(registry: Registry, tmp_path: Path, change: tuple
     with pytest.raises(UserError, match=line) as refused:
         train(file(change), registry, tmp_path / "out")
     assert "\n" not in str(refused.value)
+
+
+def test_layers_that_only_autograd_can_do_are_trained_as_others_and_released_as_they_are(
+    registry: Registry, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+
+    class Watcher(Observer):
+        def prepared(self, way: str, remarks: Sequence[str]) -> None:
+            seen.extend([way, *remarks])
+
+    given = file(("epochs: 8", "steps: 3"), (":Softmax", ":Recurrent"), ("functorch", "hooks"))
+    made = train(given, registry, tmp_path / "out", observer=Watcher())
+    assert seen[:2] == ["hooks", "layer: GRU is now DPGRU, with its weights"]
+    opened = registry.open(made.card.ref)
+    assert isinstance(opened.module, Recurrent)
+    data = given.source.load(given.base, "sklearn.digits")
+    assert float(opened.correct(data.test).float().mean()) == pytest.approx(made.score)
+    with pytest.raises(UserError, match=r"gradients: hooks: .*layer 'layer' \(GRU\).*convert"):
+        train(file((":Softmax", ":Recurrent"), ("functorch", "hooks, convert: false")), registry, tmp_path / "no")
+
+
+def test_group_norm_is_released_where_it_was_asked_for(registry: Registry, tmp_path: Path) -> None:
+    given = file(("epochs: 8", "steps: 3"), (":Softmax", ":normed"), ("functorch", "hooks, group_norm: true"))
+    made = train(given, registry, tmp_path / "out")
+    opened = registry.open(made.card.ref)
+    assert isinstance(opened.module[0], nn.GroupNorm)  # type: ignore[index]
+    assert isinstance(opened.fresh(1)[0], nn.GroupNorm)  # type: ignore[misc]
+    data = given.source.load(given.base, "sklearn.digits")
+    assert float(opened.correct(data.test).float().mean()) == pytest.approx(made.score)
+    assert made.card.recipe is not None
+    assert made.card.recipe.epochs == 1  # 3 batches of 120 out of 1438 rows
+
+
+def test_a_shuffled_training_is_accounted_without_amplification(registry: Registry, tmp_path: Path) -> None:
+    private = "noise_multiplier: 1.2, delta: 1e-4, accountant: rdp", "epsilon: 5, delta: 1e-4"
+    made = train(file(("epochs: 8", "epochs: 3\nsampler: shuffle"), private), registry, tmp_path / "out")
+    assert made.record is not None
+    assert made.record.claim is not None
+    assert made.record.claim.epsilon == pytest.approx(5)
+    assert (made.record.accountant, made.record.steps, made.cautions) == ("gaussian", 36, ())
+    assert made.record.history == [(1.0, made.record.stretches[0].sigma, 3)], "three times in all, full batches"
 
 
 def test_a_way_that_is_asked_for_is_taken(registry: Registry, tmp_path: Path) -> None:
