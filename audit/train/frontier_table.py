@@ -110,12 +110,13 @@ class Frontier(Documented):
     @property
     def price(self) -> str:
         """What it costs to choose by this table, in words."""
-        own = [f"{point.spent:.3g}" for point in self.points if point.spent is not None]
-        if self.together is None:
+        private = [point for point in self.points if point.spent is not None]
+        if self.together is None or not private:
             return ""
+        most = max(private, key=lambda point: point.spent or 0.0)
         return (
-            f"Choosing by this table costs privacy: all its models saw the same private rows. Together the private trainings spend up to "
-            f"epsilon {self.together:.3g} at delta {self.delta:g}, not the {own[-1]} of the last row alone; the model without privacy and the "
+            "Choosing by this table costs privacy: all its models saw the same private rows. Together the private trainings spend up to "
+            f"epsilon {self.together:.3g} at delta {self.delta:g}, {most.model} alone {most.spent:.3g}; the model without privacy and the "
             "attacks' numbers come from the rows themselves, without any bound. Fix epsilon beforehand, or choose on other rows than "
             "those to be protected (Papernot & Steinke 2022, arXiv:2110.03620)."
         )

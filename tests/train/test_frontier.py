@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from audit.engine import run
 from audit.parameters import UserError
 from audit.privacy.accounting import read_training_record
+from audit.privacy.blind_control import BlindAuc
 from audit.privacy.rdp import rdp_epsilon
 from audit.registry.store import Registry
 from audit.scenario import parse
@@ -63,6 +65,15 @@ def swept(home: Path, *epsilons: float, of: TrainingFile | None = None, attacks:
     diary, registry = Diary(), Registry(home)
     registry.trust.allow_package("trainable")
     return sweep(of or file(), registry, home / "f", epsilons, attacks, watcher=diary), diary.lines
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_blind_control() -> Iterator[None]:
+    """It takes most of an audit's time, and has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        even = BlindAuc(0.5, 100, 100, ("boosted trees", "boosted trees"))
+        patch.setattr("audit.privacy.blind_control.blind_auc", lambda *rows, **options: even)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +224,7 @@ def test_a_sweep_that_breaks_off_keeps_what_was_trained(tmp_path: Path, monkeypa
         ((1.0, -1.0), [], ("loss",), "epsilons must be positive numbers such as 1,2,4,8, got -1, 1"),
         ((float("inf"),), [], ("loss",), "got inf"),
         ((1.0,), [], ("los",), "attacks\\[0\\]: input should be 'loss', 'class_threshold'"),
-        ((1.0,), [(", split: {test: 0.2}", "")], ("loss",), "names no rows to train on"),
+        ((1.0,), [(", split: {test: 0.2}, members: 400", "")], ("loss",), "names no rows to train on"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_before_anything_is_trained(
