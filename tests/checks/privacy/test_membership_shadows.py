@@ -149,6 +149,8 @@ def test_the_most_exposed_are_told_by_row_and_not_by_content(tmp_path: Path) -> 
     assert set(table.fields) == {"rank", "row", "score", "non_members_above"}
     rows = table.column("row")
     assert list(table.ids) == [train.ids[row] for row in rows]
+    drawn = draw_challenge(people(), 100, context(tmp_path).generator("challenge"), with_population=False)
+    assert set(rows.tolist()) <= set(drawn.members.tolist())
     assert table.column("rank").tolist() == list(range(1, 8))
     scores = table.column("score")
     assert (np.diff(scores) <= 0).all()
@@ -188,9 +190,13 @@ def test_every_option_changes_the_result(tmp_path: Path, attack: str, changed: d
 
 
 def test_references_are_shadows_where_there_are_some(tmp_path: Path) -> None:
+    few: dict[str, Any] = {"references": 2, "challenges": 100}
     CountedForest.fits = 0
-    measure(context(tmp_path), forest(), attacks=["rmia", "lira"], shadows=4, references=3, challenges=100)
-    assert CountedForest.fits == 6, "three that have not seen a row, three that have; lira asks the first four"
+    alone = measure(context(tmp_path), forest(), attacks=["rmia"], **few)
+    assert CountedForest.fits == 4, "two that have not seen a row, two that have"
+    beside = measure(context(tmp_path), forest(), attacks=["rmia", "lira"], shadows=6, **few)
+    assert CountedForest.fits == 4 + 6
+    assert beside["auc/attack=rmia"].estimate == alone["auc/attack=rmia"].estimate
 
 
 def test_boosters_of_the_registry_are_trained_by_what_their_files_tell(tmp_path: Path) -> None:
