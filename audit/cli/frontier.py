@@ -161,7 +161,7 @@ def _watcher(console: Console) -> Any:
             bar.update(self.task, completed=done, total=budget.steps)
 
         def stepped(self, done: int, loss: float) -> None:
-            bar.update(self.task, completed=done, **({} if math.isnan(loss) else {"what": f"loss {loss:.3f}"}))
+            bar.update(self.task, completed=done, what="" if math.isnan(loss) else f"loss {loss:.3f}")
 
         def auditing(self, name: str) -> None:
             self.begin(f"auditing {name}")
