@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -51,11 +51,18 @@ class Found:
     masked: str
 
 
-def scan(text: str, kinds: Sequence[Kind]) -> Iterator[Found]:
-    """Personal data in a text; where kinds overlap the earlier one of `kinds` has it."""
+def scan(text: str, kinds: Sequence[Kind], candidates: Mapping[str, set[str]] | None = None) -> Iterator[Found]:
+    """Personal data in a text; where kinds overlap the earlier one of `kinds` has it.
+
+    Args:
+        candidates: kind → where to put what has its layout, valid or not.
+    """
     taken: list[tuple[int, int]] = []
     for kind in kinds:
+        seen = (candidates or {}).get(kind.name)
         for match in kind.candidates(text):
+            if seen is not None:
+                seen.add(match[0])
             start, stop = match.span()
             if kind.valid(match[0]) and all(stop <= a or b <= start for a, b in taken):
                 taken.append((start, stop))
@@ -119,7 +126,7 @@ def _is_date(year: int, month: int, day: int) -> bool:
 # --- kinds ---
 
 _EMAIL = re.compile(
-    r"(?<![\w.+\-])[\w!#$%&'*+/=?^`{|}~\-]+(?:\.[\w!#$%&'*+/=?^`{|}~\-]+){0,8}@(?:[^\W_](?:[\w\-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}"
+    r"(?<![\w.+\-])[\w!#$%&'*+/=?^`{|}~\-]{1,64}(?:\.[\w!#$%&'*+/=?^`{|}~\-]{1,64}){0,8}@(?:[^\W_](?:[\w\-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}"
     r"(?![\w\-])"
 )
 _FILES = {"png", "jpg", "jpeg", "gif", "svg", "webp", "css", "js"}
@@ -172,17 +179,22 @@ def _iban(value: str) -> bool:
 
 
 _CODES = frozenset(
-    "1 7 20 27 30 31 32 33 34 36 39 40 41 43 44 45 46 47 48 49 51 52 53 54 55 56 57 58 60 61 62 63 64 65 66 81 82 84 86 90 91 92 93 94 "
-    "95 98 211 212 213 216 218 " + " ".join(map(str, (*range(220, 259), *range(260, 270), 290, 291, *range(297, 300))))
-    + " " + " ".join(map(str, (*range(350, 360), *range(370, 384), *range(385, 390), *range(420, 424), *range(500, 510))))
-    + " " + " ".join(map(str, (*range(590, 600), 670, *range(672, 684), *range(685, 693), 850, 852, 853, 855, 856, 880, 886)))
-    + " " + " ".join(map(str, (*range(960, 969), *range(970, 978), 992, 993, 994, 995, 996, 998)))
+    map(
+        str,
+        (
+            1, 7, 20, 27, *range(30, 35), 36, *range(39, 42), *range(43, 50), *range(51, 59), *range(60, 67), 81, 82, 84, 86, *range(90, 96),
+            98, 211, 212, 213, 216, 218, *range(220, 259), *range(260, 270), 290, 291, *range(297, 300), *range(350, 360), *range(370, 384),
+            *range(385, 390), *range(420, 424), *range(500, 510), *range(590, 600), 670, *range(672, 684), *range(685, 693), 850, 852, 853,
+            855, 856, 880, 886, *range(960, 969), *range(970, 978), *range(992, 997), 998,
+        ),
+    )
 )  # fmt: skip
 """Country codes of ITU-T E.164."""
+_DATE = r"[0-9]{2}[ /\-][0-9]{2}[ /\-](?:19|20)[0-9]{2}(?![0-9])"
 _PHONE = re.compile(
-    rf"(?<![^\W_+])(?:\+|00)[1-9](?:[ .\-/]?\(?[0-9]\)?){{6,14}}{_AFTER}"
+    rf"(?<![^\W_])(?<![0-9][ .\-/])(?:\+|00)[1-9](?:[ .\-/]?\(?[0-9]\)?){{6,14}}{_AFTER}"
     rf"|{_BEFORE}(?:\([2-9][0-9]{{2}}\) ?|[2-9][0-9]{{2}}[\-. ])[2-9][0-9]{{2}}[\-. ][0-9]{{4}}{_AFTER}"
-    rf"|{_BEFORE}\(?0[1-9][0-9]{{0,3}}\)?[ /\-][0-9]{{2,4}}(?:[ \-]?[0-9]{{2,4}}){{1,3}}{_AFTER}"
+    rf"|{_BEFORE}(?!{_DATE})\(?0[1-9][0-9]{{0,3}}\)?[ /\-][0-9]{{2,4}}(?:[ \-]?[0-9]{{2,4}}){{1,3}}{_AFTER}"
 )
 
 
@@ -191,6 +203,8 @@ def _phone(value: str) -> bool:
     digits = "".join(map(str, digits_of(value)))
     if value.startswith(("+", "00")):
         number = digits.removeprefix("00")
+        if value == digits:
+            return False  # nothing but digits may be any number
         return 8 <= len(number) <= 15 and any(number[:n] in _CODES for n in (1, 2, 3))
     return 9 <= len(digits) <= 12
 
@@ -298,7 +312,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("de_tax_id", "German tax numbers", _fitting(r"[1-9][0-9] ?[0-9]{3} ?[0-9]{3} ?[0-9]{3}"), _de_tax_id),
     Kind("es_dni", "Spanish identity numbers (DNI, NIE)", _fitting(r"(?:[0-9]{8}|[XYZ]-?[0-9]{7})[ \-]?[A-HJ-NP-TV-Z]"), _es_dni),
     Kind("us_ssn", "US social security numbers", _fitting(r"[0-9]{3}-[0-9]{2}-[0-9]{4}"), _us_ssn, checked=False),
-    Kind("uk_nhs", "British health service numbers", _fitting(r"[0-9]{3}[ \-][0-9]{3}[ \-][0-9]{4}"), _uk_nhs),
+    Kind("uk_nhs", "British health service numbers", _fitting(r"[0-9]{3} [0-9]{3} [0-9]{4}"), _uk_nhs),
     Kind("phone", "telephone numbers", _PHONE, _phone, checked=False),
     Kind("ip", "public IP addresses", _IP, _ip, checked=False),
 )  # fmt: skip

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from glob import glob
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
@@ -26,10 +26,6 @@ KindName = Literal[
     "email", "iban", "it_fiscal_code", "cn_id", "card", "fr_nir", "br_cpf", "pl_pesel", "de_tax_id", "es_dni", "us_ssn", "uk_nhs",
     "phone", "ip",
 ]  # fmt: skip
-_ALL: tuple[KindName, ...] = (
-    "email", "iban", "it_fiscal_code", "cn_id", "card", "fr_nir", "br_cpf", "pl_pesel", "de_tax_id", "es_dni", "us_ssn", "uk_nhs",
-    "phone", "ip",
-)  # fmt: skip
 _DRAWS = 2000
 """Random strings that say how often chance passes for a kind."""
 _SHOWN = 200
@@ -87,7 +83,7 @@ class Pii(Check):
     """Look into the data's texts, categories and long whole numbers as well."""
     training: tuple[str, ...] = ()
     """Files of the training text, for `from_training`."""
-    kinds: Annotated[tuple[KindName, ...], Field(min_length=1)] = _ALL
+    kinds: Annotated[tuple[KindName, ...], Field(min_length=1)] = get_args(KindName)
     """What to look for."""
     patterns: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], Annotated[str, AfterValidator(_compiles)]] = {}
     """Further kinds by name: regular expressions (a customer number)."""
@@ -101,7 +97,7 @@ class Pii(Check):
         kinds = self._kinds()
         ignored = {one_spelling(value) for value in self.ignore}
         hits: dict[tuple[str, str], list[tuple[str, Found]]] = {}
-        candidates: dict[str, set[str]] = {kind.name: set() for kind in kinds}
+        candidates: dict[str, set[str]] = {kind.name: set() for kind in kinds if kind.checked}
         texts = 0
         for number, (place, text) in enumerate(self._texts(model, data, ctx)):
             texts += 1
@@ -109,17 +105,16 @@ class Pii(Check):
                 ctx.progress(number, 0, place)
             if not _may_hold(text, self.patterns):
                 continue
-            for kind in kinds:
-                if kind.checked:
-                    candidates[kind.name].update(match[0] for match in kind.candidates(text))
-            for one in scan(text, kinds):
+            for one in scan(text, kinds, candidates):
                 if one.value not in ignored and "@" + one.value.rpartition("@")[2] not in ignored:
                     hits.setdefault((one.kind, one.value), []).append((place, one))
         table = _store(hits, ctx)
         count = Counter(kind for kind, _ in hits)
         doubts: dict[str, str | None] = {}
         for kind in kinds:
-            doubts[kind.name], control = self._control(kind, sorted(candidates[kind.name]), count[kind.name], ctx)
+            doubts[kind.name], control = self._control(
+                kind, sorted(candidates.get(kind.name, ())), count[kind.name], ctx
+            )
             yield from control
         shared = {key for place, text in self._given(self.training, ctx) for key in _keys(text, kinds)} & set(hits)
         repeated = Counter(kind for kind, _ in shared)
@@ -149,7 +144,7 @@ class Pii(Check):
         from audit.privacy.pii_patterns import chance_rate
         from audit.stats import binomial_p_value
 
-        if not kind.checked or not candidates:
+        if not candidates:
             return None, []
         passed = chance_rate(kind, candidates, _DRAWS, ctx.number(f"chance-{kind.name}"))
         control = Measurement(
@@ -185,8 +180,7 @@ class Pii(Check):
             UserError: a pattern fits no file.
         """
         for pattern in patterns:
-            path = ctx.base / pattern
-            fitting = sorted(p for p in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if p.is_file())
+            fitting = [path for name in sorted(glob(pattern, root_dir=ctx.base)) if (path := ctx.base / name).is_file()]
             if not fitting:
                 raise UserError(f"'{pattern}' fits no file in {ctx.base}: check the path")
             for found in fitting:
@@ -212,9 +206,8 @@ def _counted(
     metric: str, number: int, texts: int, dims: dict[str, str], table: EvidenceRef | None, doubt: str | None
 ) -> Measurement:
     return Measurement(
-        metric=metric, estimate=Exact(value=number, n=texts), dims=dims, threat_model=_THREAT, unresolved=doubt,
-        evidence=() if table is None else (table,),
-        cautions=() if texts else ("there was no text to look into",),
+        metric=metric, estimate=Exact(value=number, n=texts), dims=dims, threat_model=_THREAT,
+        unresolved=doubt if texts else "there was no text to look into", evidence=() if table is None else (table,),
     )  # fmt: skip
 
 
