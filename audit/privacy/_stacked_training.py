@@ -94,10 +94,7 @@ class _Plan:
         """How the shadows were trained."""
         name, parameters = self.recipe.optimiser
         shown = ", ".join(f"{k}={v}" for k, v in parameters.items())
-        return (
-            f"shadow models were trained by {self.source}: {epochs} epoch{'s' * (epochs != 1)} in batches of {self.recipe.batch} by "
-            f"{name}({shown})"
-        )
+        return f"trained by {self.source}: {epochs} epoch{'s' * (epochs != 1)} in batches of {self.recipe.batch} by {name}({shown})"
 
 
 class _Whole(nn.Module):
