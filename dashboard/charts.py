@@ -182,7 +182,11 @@ def beeswarm(
             yOffset=alt.YOffset("offset:Q", scale=alt.Scale(domain=[-1.1, 1.1])),
             color=alt.Color(
                 "level:Q",
-                scale=alt.Scale(domain=[0, 1], range=[palette["s1"], palette["line"], palette["s2"]]),
+                scale=alt.Scale(
+                    domain=[0, 0.5, 1],
+                    range=[palette["s1"], palette["soft"], palette["s2"]],
+                    interpolate=alt.ScaleInterpolateEnum("rgb"),
+                ),
                 legend=alt.Legend(title=_("value in its column"), orient="bottom", values=[0, 0.5, 1], gradientLength=160,
                                   labelExpr=_LEVEL_NAMES.format(low=_("low"), middle=_("middle"), high=_("high"))),
             ),
@@ -300,7 +304,9 @@ def relevance_line(
         }
     )  # fmt: skip
     colour = alt.Color(
-        "amount:Q", scale=diverging(limit), legend=alt.Legend(title=label, orient="right", gradientLength=110)
+        "amount:Q",
+        scale=diverging(limit),
+        legend=alt.Legend(title=label, orient="right", gradientLength=110, type="gradient"),
     )
     tips = [
         alt.Tooltip("step:Q", title=x_label),
@@ -333,7 +339,12 @@ def diverging(limit: float) -> alt.Scale:
 
     palette = theme.colours(theme.mode())
     ends = limit or 1.0
-    return alt.Scale(domain=[-ends, 0, ends], range=[palette["s1"], palette["line"], palette["s2"]], clamp=True)
+    return alt.Scale(
+        domain=[-ends, 0, ends],
+        range=[palette["s1"], palette["line"], palette["s2"]],
+        clamp=True,
+        interpolate=alt.ScaleInterpolateEnum("rgb"),
+    )
 
 
 def removal(curves: Mapping[str, tuple[Any, Any, Any]], *, title: str, x_label: str, y_label: str) -> alt.LayerChart:

@@ -191,7 +191,7 @@ def unit_of(one: Map, name: str) -> str:
 def tables(found: Sequence[Map], scene: Scene) -> None:
     """A waterfall per explainer, from the base value to the score."""
     for start in range(0, len(found), 2):
-        columns = st.columns(2, gap="large")
+        columns = st.columns(min(2, len(found)), gap="large")
         for column, one in zip(columns, found[start : start + 2], strict=False):
             with column:
                 names, cells = one.series.reader.columns(one.row["x"])

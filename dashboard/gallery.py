@@ -17,6 +17,7 @@ _STYLE = """
 .palette span { margin-left: 18px; }
 .st-key-gallery button { padding: 4px 6px; min-height: 0; }
 .st-key-gallery button img { max-height: 72px !important; height: 72px !important; width: auto; image-rendering: pixelated; display: block; margin: 0 auto 2px; border-radius: 2px; }
+.st-key-gallery button[kind="primary"] { background: color-mix(in srgb, var(--link) 20%, var(--paper)); border: 2px solid var(--link); color: var(--ink); }
 .st-key-gallery button p { font-size: 12.5px; line-height: 1.25; }
 .chosen { font-size: 1.35rem; font-weight: 600; margin: 0; white-space: normal; }
 dl.numbers { margin: 4px 0 0 !important; padding: 0 !important; font-size: 13px; max-width: 460px; }

@@ -138,21 +138,17 @@ def _wrong_first(rows: Rows, kept: np.ndarray[Any, Any]) -> list[int]:
 def _tile(maps: Maps, at: int, classes: Sequence[str], chosen: str) -> None:
     rows = maps.rows
     row = rows.ids[at]
-    answer = named(rows.prediction[at], classes)
-    if rows.right is None:
-        said = answer
-    else:
-        said = (
-            f"✓ {answer}"
-            if rows.right[at]
-            else f"✗ {named(rows.label[at] if rows.label is not None else None, classes)} → {answer}"
-        )
+    said = named(rows.prediction[at], classes)
+    if rows.right is not None and rows.label is not None:
+        said = f"✓ {said}" if rows.right[at] else f"✗ {named(rows.label[at], classes)} → {said}"
     series, place = _first(maps, row)
     fields = series.evidence.row(place)
     form = series.reader.form(fields)
     png = None
     if form == "image":
         png = pictures.picture(fields["x"], explained.bounds_of(Map(series, fields, (), {})), pictures.SMALL)
+    elif np.isfinite(rows.confidence[at]):
+        said = f"{said} ({charts.percent(float(rows.confidence[at]))})"
     gallery.tile(row, said, png, text=explained.preview(fields, form), chosen=row == chosen)
 
 
