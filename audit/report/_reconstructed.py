@@ -96,6 +96,8 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
     lines = []
     if not math.isnan(likeness := float(row["similarity"])):
         lines.append(f"similarity to the mean {likeness:.2f}")
-    lines.append(f"nearest member {clean(str(row['member_id']))}, at {float(row['member_distance']):.3f}")
-    lines.append(f"nearest held-out row at {float(row['held_out_distance']):.3f}")
+    lines.append(
+        f"nearest of {int(row['members']):,} members: {clean(str(row['member_id']))}, at {float(row['member_distance']):.3f}"
+    )
+    lines.append(f"of {int(row['held_out']):,} held-out rows at {float(row['held_out_distance']):.3f}")
     return lines

@@ -23,7 +23,7 @@ def written(folder: Path, kind: str, x: Any, **fields: Any) -> Evidence:
         usual: Mapping[str, Any] = {
             "label": np.array([0, 1]), "x": x, "probability": np.array([0.98765, 0.5]),
             "similarity": np.array([0.25, np.nan]), "class_mean": x * 0.5, "nearest_held_out": x * 0.2,
-            "member_id": ["aa", "bb"], "member_distance": np.array([0.5, 0.1]), "held_out_distance": np.array([0.4, 0.4]),
+            "members": np.array([3, 4]), "held_out": np.array([5000, 7]), "member_id": ["aa", "bb"], "member_distance": np.array([0.5, 0.1]), "held_out_distance": np.array([0.4, 0.4]),
         }  # fmt: skip
         series.append(["cat", "dog"], **{**usual, **fields})
         return Evidence(folder / "run" / series.ref.path)
@@ -45,7 +45,7 @@ def test_pictures_stand_side_by_side(tmp_path: Path) -> None:
         "reconstruction", "mean of members", "nearest member", "nearest held-out row",
     ]  # fmt: skip
     assert sample.lines[-3:] == [
-        "similarity to the mean 0.25", "nearest member aa, at 0.500", "nearest held-out row at 0.400",
+        "similarity to the mean 0.25", "nearest of 3 members: aa, at 0.500", "of 5,000 held-out rows at 0.400",
     ]  # fmt: skip
 
 

@@ -12,19 +12,30 @@ if TYPE_CHECKING:
 
     from audit.context import Context
     from audit.data import Batch
+    from audit.model import AuditedModel
 
 BLIND_AUC = Metric(name="blind_auc", title="AUC of inputs alone (control)", better="neither", kinds=("rank_auc",))
 
 
-def blind_control(members: Batch, held_out: Batch, ctx: Context, metrics: tuple[str, ...]) -> Measurement:
+def blind_control(
+    model: AuditedModel, members: Batch, held_out: Batch, ctx: Context, metrics: tuple[str, ...]
+) -> Measurement:
     """How well inputs alone tell members from held-out rows; where they do, the `metrics` mean nothing.
+
+    It is keyed by the seed and the rows alone, so that every check of a run is given the same, computed once.
 
     Raises:
         UserError: fewer than 20 of a kind.
     """
     from audit.privacy.blind_control import blind_auc
+    from audit.rng import generator
 
-    found = blind_auc(_inputs(members), _inputs(held_out), ctx.generator("blind"))
+    key = f"{ctx.seed} {members.digest} {held_out.digest}"
+    found = model.remembered(
+        f"blind control {key}",
+        1,
+        lambda: blind_auc(_inputs(members), _inputs(held_out), generator("blind control", key)),
+    )
     low, high = found.interval()
     why = f"inputs alone tell members from held-out rows (blind AUC {found.value:.3f}, 95 % interval {low:.3f} to {high:.3f})"
     seen = f"a shift that inputs alone tell with an AUC below {found.detectable:.3f} would go unseen with so few rows"

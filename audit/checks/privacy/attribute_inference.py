@@ -91,7 +91,7 @@ class AttributeInference(Check):
         column = self._column(model)
         ctx.progress(0, 2, "blind control")
         assert data.train is not None  # TRAIN_DATA
-        yield blind_control(data.train, data.test, ctx, ("leak", "memorised", "leak_r2"))
+        yield blind_control(model, data.train, data.test, ctx, ("leak", "memorised", "leak_r2"))
         members, cautions = self._present(data.train, column, ctx, self.samples)
         reference, _ = self._present(data.test, column, ctx, self.reference_rows)
         further = data.population
@@ -103,14 +103,14 @@ class AttributeInference(Check):
             attacked=np.arange(len(reference)) if self.samples is None else drawn(reference.ids, self.samples, ctx.seed),
             rng=ctx.generator("attack"),
         )  # fmt: skip
+        learned = len(reference) + (len(population) if population is not None else 0)
         threat = ThreatModel(
             access="black_box_labels" if model.output == "label" else "black_box_scores", goal="reconstruction",
-            queries=found.tried.size, constraints=f"knows the record but for '{self.column}', and its label",
+            queries=found.tried.size,
+            constraints=f"knows the record but for '{self.column}', and its label; imputes by {learner} from {learned:,} rows",
         )  # fmt: skip
-        learned = len(reference) + (len(population) if population is not None else 0)
-        said = (f"without the model: {learner} from {learned:,} rows", *cautions)
         for measurement in self._measured(column, found, inside, outside, ctx):
-            yield measurement.model_copy(update={"threat_model": threat, "cautions": said})
+            yield measurement.model_copy(update={"threat_model": threat, "cautions": cautions})
 
     def _column(self, model: AuditedModel) -> int:
         """Where the sensitive column stands."""

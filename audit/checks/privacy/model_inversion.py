@@ -100,7 +100,7 @@ class ModelInversion(Check):
         _require_numbers(model)
         assert data.train is not None  # TRAIN_DATA is among the requirements
         ctx.progress(0, self.steps, "blind control")
-        yield blind_control(data.train, data.test, ctx, ("member_auc", "nearest_is_member"))
+        yield blind_control(model, data.train, data.test, ctx, ("member_auc", "nearest_is_member"))
         members, held_out = (sample(rows, self.samples, ctx) for rows in (data.train, data.test))
         classes, cautions = self._classes(model, members, held_out)
         valid = _range(model, held_out)
@@ -225,6 +225,8 @@ class ModelInversion(Check):
             class_mean=np.stack([mean(part) for part in parts]),
             nearest_held_out=np.stack([p.others.x[i] for p, i in zip(parts, outside, strict=True)]),
             **shown,
+            members=np.array([len(part.own) for part in parts]),
+            held_out=np.array([len(part.others) for part in parts]),
             member_id=[p.own.ids[i] for p, i in zip(parts, inside, strict=True)],
             member_distance=np.array([p.near.member[i, b] for p, i, b in zip(parts, inside, best, strict=True)]),
             held_out_distance=np.array([p.near.held_out[i, b] for p, i, b in zip(parts, outside, best, strict=True)]),
