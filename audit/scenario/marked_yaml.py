@@ -95,9 +95,9 @@ def _plain(
         return items
     if isinstance(node, bool) or node is None:
         return node
-    for kind in (int, float, str):
-        if isinstance(node, kind):
-            return kind(node)
+    for scalar in (int, float, str):
+        if isinstance(node, scalar):
+            return scalar(node)
     if isinstance(node, datetime.date):
         return node.date() if isinstance(node, datetime.datetime) else node
     _refuse_tag(node, location, marks, origin)

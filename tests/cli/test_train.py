@@ -35,7 +35,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_a_file_becomes_a_registered_model(audit: Callable[..., Any], file: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    file.write_text(FILE.replace("test: 0.2", "test: 0.8"))
+    file.write_text(FILE.replace("test: 0.2", "test: 0.8").replace("1e-3", "3e-3"))
     refused = audit("train", file, "--home", home)
     assert refused.code == 2
     assert "audit model allow trainable" in refused.err
@@ -45,15 +45,15 @@ def test_a_file_becomes_a_registered_model(audit: Callable[..., Any], file: Path
     first, privacy, after = told.out.splitlines()
     assert first.startswith("registered private-digits@1: accuracy 0.")
     assert "epsilon" in privacy
-    assert "at delta 0.001 (rdp), 6 steps" in privacy
+    assert "at delta 0.003 (rdp), 6 steps" in privacy
     folder = home / "trainings" / "private-digits"
     assert after == f"next: audit run {folder / 'audit.yaml'} --home {home}"
     assert "6 steps (2 epochs) on 359 rows, batches of about 120" in told.err
     assert "by RDP; sampling rate 0.3343, noise multiplier 1.2, flat clipping at 1" in told.err
     assert "gradients: functorch" in told.err
     assert "step 3/6  loss" in told.err
-    assert f"epsilon {Accounting(120 / 359, 1.2, 1e-3, 'rdp').spent(3)[0]:.3f}" in told.err
-    assert "caution: delta=0.001 is above 1/n" in told.err
+    assert f"epsilon {Accounting(120 / 359, 1.2, 3e-3, 'rdp').spent(3)[0]:.3f}" in told.err
+    assert "caution: delta=0.003 is above 1/n" in told.err
     assert (folder / "privacy.json").exists()
     audited = audit(*after.removeprefix("next: audit ").split())
     assert "privacy.dp_accounting/excess <= 0" in audited.out
