@@ -121,7 +121,8 @@ class SkewNormal:
         z = (np.asarray(x, dtype=np.float64) - self.location) / self.scale
 
         def log_density(t: NDArray[np.float64]) -> NDArray[np.float64]:
-            return math.log(2) - t * t / 2 - math.log(2 * math.pi) / 2 + log_ndtr(self.shape * t)
+            found: NDArray[np.float64] = math.log(2) - t * t / 2 - math.log(2 * math.pi) / 2 + log_ndtr(self.shape * t)
+            return found
 
         mills = np.exp(-((self.shape * z) ** 2) / 2 - math.log(2 * math.pi) / 2 - log_ndtr(self.shape * z))
         rate = self.shape * mills - z

@@ -194,10 +194,13 @@ class _Tree:
             raise UserError(f"{self.model.ref}: texts that begin differently have no context: let them begin alike")
         with torch.inference_mode():
             answer = self.model.module(input_ids=torch.tensor([context]), use_cache=True)
+            cache = getattr(answer, "past_key_values", None)
+            if not hasattr(cache, "batch_select_indices"):
+                raise UserError(
+                    f"{self.model.ref}: it keeps no keys and values of what it read, which texts of one beginning share"
+                )
             root = np.zeros(1, dtype=np.int64)
-            self._descend(
-                root, root + len(self.table), np.zeros(1), self._log2(answer), answer.past_key_values, self.alike
-            )
+            self._descend(root, root + len(self.table), np.zeros(1), self._log2(answer), cache, self.alike)
         return self.bits
 
     def _descend(
@@ -281,11 +284,11 @@ def open_language_model(folder: Path) -> LanguageModel:
     transformers = library()
     with quiet(transformers), laid_out(files) as safe:
         try:
-            module, report = _module(transformers, safe)
+            module, loading = _module(transformers, safe)
             tokenizer = transformers.AutoTokenizer.from_pretrained(safe, **LOCAL)
         except Exception as error:  # damage shows as whatever a library of libraries happens to raise
             raise UserError(f"{ref}: transformers cannot open the folder: {one_line(error)}") from error
-    if missing := sorted(report["missing_keys"]):
+    if missing := sorted(loading["missing_keys"]):
         raise UserError(f"{ref}: {WEIGHTS} lacks {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}")
     if not tokenizer.is_fast:
         raise UserError(f"{ref}: a slow tokenizer runs Python for every text: add a tokenizer.json")

@@ -71,11 +71,25 @@ def test_shared_beginnings_go_through_once(model: LanguageModel, monkeypatch: py
     def counted(self: object, input_ids: torch.Tensor, **rest: object) -> object:
         nonlocal seen
         seen += input_ids.numel()
-        return forward(self, input_ids=input_ids, **rest)
+        answer = forward(self, input_ids=input_ids, **rest)
+        answer.logits = 30 * answer.logits  # as of a model that is sure of what it says
+        return answer
 
     monkeypatch.setattr(type(model.module), "forward", counted)
-    model.bits([PREFIX + f"{i:03d}" for i in range(1000)])
+    bits = model.bits([PREFIX + f"{i:03d}" for i in range(1000)])
     assert seen == 5 + 10 + 100
+    seen = 0
+    model.bits([PREFIX + f"{i:03d}" for i in range(1000)], wanted=[int(bits.argmin())])
+    assert seen < 40  # beginnings that take more bits than the first of all are not continued
+
+
+def test_a_model_without_a_cache_is_refused(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = type(model.module).forward
+    monkeypatch.setattr(
+        type(model.module), "forward", lambda self, **given: forward(self, **{**given, "use_cache": False})
+    )
+    with pytest.raises(UserError, match="keeps no keys and values"):
+        model.bits([PREFIX + "1", PREFIX + "2"])
 
 
 def test_greedy_hits_are_what_generation_writes(model: LanguageModel) -> None:

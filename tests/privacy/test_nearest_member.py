@@ -43,11 +43,10 @@ def test_copies_of_members_and_of_rows_held_out() -> None:
     assert (both.member_excess, both.distance_ratio) == (0, 1)
 
 
-@pytest.mark.parametrize(("m", "h"), [(300, 300), (400, 100)])
-def test_intervals_hold_what_is_fair_nineteen_times_of_twenty(m: int, h: int) -> None:
+def test_intervals_hold_what_is_fair_nineteen_times_of_twenty() -> None:
     hits = np.zeros(2)
     for seed in range(60):
-        made, inside, outside = three(seed, 150, m, h)
+        made, inside, outside = three(seed, 150, 300, 100)
         found = nearness(made, inside, outside, 0.05, np.random.default_rng(seed))
         for i, (replicates, fair) in enumerate(((found.excess_replicates, 0), (found.ratio_replicates, 1))):
             low, high = np.quantile(replicates, [0.025, 0.975])

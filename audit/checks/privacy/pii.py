@@ -239,7 +239,7 @@ def _strings_of(model: AuditedModel) -> Iterator[tuple[str, str]]:
         "privacy ledger": model.ledger,
     }
     config = getattr(model.module, "config", None)
-    if hasattr(config, "to_dict"):
+    if config is not None and hasattr(config, "to_dict"):
         carried["configuration"] = config.to_dict()
     if model.module is not None:
         carried["parameters"] = [name for name, _ in model.module.named_parameters()]

@@ -224,7 +224,6 @@ def test_members_that_were_drawn_otherwise_void_it(tmp_path: Path) -> None:
     assert status(tmp_path, "member_excess: <= 0.1", rows, samples=path) == "void"
     rows = split(100)
     path = made(tmp_path, generator(rows, 0.02, 100))
-    assert status(tmp_path, "member_excess: <= 0.1", rows, samples=path) == "fail"
     assert status(tmp_path, "copies: <= 0.1", rows, samples=path) == "inconclusive"  # at FPR 1 %, too few rows held out
     assert status(tmp_path, "copies: <= 0.4", rows, samples=path, fpr=0.1) == "fail"
 
