@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 NAME = "audit.yaml"
 CANARIES = "canaries.npz"
+_CONTRACT = {"preflight.model_contract": {}, "require": {"violations": "== 0"}, "severity": "critical"}
 
 
 def scenario_of(file: TrainingFile, card: ModelCard) -> str:
@@ -25,7 +26,7 @@ def scenario_of(file: TrainingFile, card: ModelCard) -> str:
         "model": card.ref,
         "data": _data(training.data, file.base),
         "seed": 0,
-        "checks": [*_privacy(training), *_leaks(training), *_performance(training)],
+        "checks": [_CONTRACT, *_privacy(training), *_leaks(training), *_performance(training)],
     }
     return (
         f"# Does {card.ref} keep what its training promised? Written by `audit train {file.origin}`.\n"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -165,7 +164,7 @@ class Training(Parameters):
         """How many examples are canaries."""
         return 0 if self.dp is None or self.dp.canaries is None else self.dp.canaries.inputs or 0
 
-    @cached_property
+    @property
     def what_is_trained(self) -> str:
         """Digest of all here that determines the training; another may not go on from its checkpoint."""
         return hashlib.sha256(canonical_json(self.model_dump(mode="json", exclude=_MAY_CHANGE)).encode()).hexdigest()

@@ -100,3 +100,8 @@ def test_a_memory_limit_bounds_the_rows_of_a_pass() -> None:
     assert 1 < way.rows < 64
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items()), "no step was taken"
     assert building.gradient_mode(Training.model_validate(plain | {"memory_limit": None}), net, x, y).rows is None
+    private = Training.model_validate(plain | {"dp": training(gradients="hooks").dp, "memory_limit": "2 MB"})
+    net[1] = nn.Identity()
+    rows = building.gradient_mode(private, net, x, y).rows
+    assert rows is not None
+    assert 0 < rows < 16, "64 rows have gradients of 10 MB"

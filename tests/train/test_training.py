@@ -119,6 +119,12 @@ def test_micro_batches_sum_to_the_batch_and_are_halved_where_memory_runs_out(mon
     for a, b in zip(whole_sum, parts, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
+    fitted = trainer().mode
+    fitted.rows = 6
+    assert (
+        Trainer(split.training, split.budget, fitted, split.optimiser, split.x, split.y, Randomness(1)).micro_batch == 6
+    )
+
     def none(x: torch.Tensor, y: torch.Tensor) -> object:
         raise MemoryError
 
