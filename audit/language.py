@@ -17,7 +17,7 @@ LANGUAGES = {"en": "English", "zh_CN": "简体中文"}
 """Code of each language and its own name for itself."""
 CATALOGUES = Path(__file__).parent / "catalogues"
 DOMAIN = "assay"
-_chosen: ContextVar[str] = ContextVar("language", default="en")
+_chosen: ContextVar[str | None] = ContextVar("language", default=None)
 
 
 @cache
@@ -42,7 +42,12 @@ def speaking(language: str) -> Iterator[None]:
 
 def spoken() -> str:
     """Code of the language that is spoken now."""
-    return _chosen.get()
+    return _chosen.get() or "en"
+
+
+def is_chosen() -> bool:
+    """Whether a language was chosen in this thread."""
+    return _chosen.get() is not None
 
 
 def gettext(text: str) -> str:

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from copy import deepcopy
+from functools import lru_cache
+from typing import Any
 
 import streamlit as st
 
-from audit.finding import Finding
+from audit.finding import Finding, Status
+from audit.language import spoken
 from audit.numbers import show as number
 from audit.report._words import STATUS, by_weight, gate_of, interval_of, part_of
-from dashboard import charts, links, stored, theme
+from dashboard import links, stored, theme
 from dashboard.stored import RunSummary
 from dashboard.words import _, status_sign
-
-if TYPE_CHECKING:
-    import altair as alt
 
 CHARTS = 12
 """Gates that are drawn, those that explain the newest verdict first."""
 RUNS = 24
 """Newest versions that are drawn."""
 ACROSS = 3
-WIDTH, HEIGHT = 330, 290
+WIDTH, HEIGHT = 330, 260
 PADDING = {"left": 4, "top": 8, "right": 12, "bottom": 4}
+
+SHAPES = {
+    Status.PASS: "circle",
+    Status.FAIL: "cross",
+    Status.INCONCLUSIVE: "triangle-up",
+    Status.VOID: "diamond",
+    Status.WAIVED: "triangle-down",
+}
+"""Of the statuses that a measured gate can have; a sign stands above each point too."""
 
 Course = list[tuple[str, RunSummary, Finding]]
 """Version, run and finding of one gate, the oldest version first."""
@@ -46,12 +55,15 @@ def show(found: Sequence[RunSummary]) -> None:
     columns = st.columns(ACROSS)
     for i, (name, points) in enumerate(list(courses.items())[:CHARTS]):
         with columns[i % ACROSS]:
-            st.altair_chart(_chart(name, points), width="stretch", key=f"course-{i}")
+            st.vega_lite_chart(_spec(name, points), width="stretch", key=f"course-{i}")
     st.caption(_good(len(runs), len(courses)))
+    st.caption(" · ".join(status_sign(status) for status in SHAPES))
 
 
 def _good(runs: int, gates: int) -> str:
-    told = _("Good: every interval lies beyond the dashed threshold, on the side that the gate requires, version after version.")
+    told = _(
+        "Good: every interval lies beyond the dashed threshold, on the side that the gate requires, version after version."
+    )
     if runs == 1:
         told += " " + _("Only one version was audited under this scenario so far.")
     if gates > CHARTS:
@@ -89,26 +101,39 @@ def _title(finding: Finding) -> str:
     return f"{finding.title or finding.check}{part}\n{finding.step}"
 
 
-def _chart(name: str, points: Course) -> alt.LayerChart:
-    import altair as alt
-    import pandas as pd
-
-    frame = pd.DataFrame([_point(version, summary, finding) for version, summary, finding in points])
-    palette = theme.colours(theme.mode())
+def _spec(name: str, points: Course) -> dict[str, Any]:
+    """The drawing of one gate: all gates have the same, and only what stands in it differs."""
     last = points[-1][2]
     gate = gate_of(last)
-    tones = dict(zip(frame["status"], frame["tone"], strict=True))  # a sign and a word -> its status
-    order = [str(status) for status in STATUS]
-    shown = {
-        "color": alt.Scale(domain=list(tones), range=[palette[tone] for tone in tones.values()]),
-        "shape": alt.Scale(domain=list(tones), range=[charts.SHAPES[order.index(tone) % 6] for tone in tones.values()]),
+    title, step = name.split("\n")
+    label = textwrap.wrap(f"{last.title or last.metric}{f' ({last.unit})' if last.unit else ''}", 22)
+    drawn = deepcopy(_drawing(theme.mode(), spoken()))
+    drawn["title"] = {
+        "text": title,
+        "subtitle": [step, _("required {gate}").format(gate=last.required)],
+        "limit": WIDTH,
     }
-    legend = alt.Legend(title=None, orient="bottom")
-    x = alt.X("version:N", sort=None, title=_("version"), axis=alt.Axis(labelAngle=0))
-    unit = f" ({last.unit})" if last.unit else ""
-    named = f"{last.title or last.metric}{unit}"
-    label = textwrap.wrap(named, 22)
-    y = alt.Y("value:Q", title=label, scale=alt.Scale(zero=False), axis=alt.Axis(format=".4~g"))
+    for layer in drawn["layer"]:
+        layer["encoding"]["y"]["title"] = label
+    return drawn | {
+        "datasets": {
+            "points": [_point(version, summary, finding) for version, summary, finding in points],
+            "gate": [{"value": gate.threshold}] if gate is not None and not gate.baseline else [],
+        }
+    }
+
+
+@lru_cache(maxsize=4)
+def _drawing(mode: theme.Mode, language: str) -> dict[str, Any]:
+    """The drawing without data, in these looks and this language; making it takes longer than filling it."""
+    import altair as alt
+
+    palette = theme.colours(mode)
+    statuses = [str(status) for status in SHAPES]
+    x = alt.X("version:N", sort=None, title=_("version"), axis=alt.Axis(labelAngle=0, labelOverlap=True))
+    y = alt.Y("value:Q", scale=alt.Scale(zero=False), axis=alt.Axis(format=".4~g"))
+    color = alt.Color("tone:N", scale=alt.Scale(domain=statuses, range=[palette[s] for s in statuses]), legend=None)
+    shape = alt.Shape("tone:N", scale=alt.Scale(domain=statuses, range=list(SHAPES.values())), legend=None)
     tips = [
         alt.Tooltip("version:N", title=_("version")),
         alt.Tooltip("shown:N", title=_("measured")),
@@ -117,31 +142,15 @@ def _chart(name: str, points: Course) -> alt.LayerChart:
         alt.Tooltip("status:N", title=_("status")),
         alt.Tooltip("run:N", title=_("run")),
     ]
-    base = alt.Chart(frame)
-    layers: list[Any] = [
-        base.mark_rule(strokeWidth=2.5).encode(
-            x=x, y=alt.Y("low:Q", title=label), y2="high:Q", color=alt.value(palette["soft"])
-        ),
-        base.mark_line(strokeWidth=1.2).encode(x=x, y=y, color=alt.value(palette["soft"])),
-        base.mark_point(filled=True, size=90, opacity=1).encode(
-            x=x,
-            y=y,
-            color=alt.Color("status:N", scale=shown["color"], legend=legend),
-            shape=alt.Shape("status:N", scale=shown["shape"], legend=legend),
-            tooltip=tips,
-        ),
-    ]
-    if gate is not None and not gate.baseline:
-        threshold = alt.Chart(pd.DataFrame({"value": [gate.threshold]}))
-        layers.insert(
-            0,
-            threshold.mark_rule(strokeDash=[5, 3]).encode(
-                y=alt.Y("value:Q", title=label), color=alt.value(palette["ink"])
-            ),
-        )
-    title, step = name.split("\n")
-    heading = alt.Title(title, subtitle=[step, _("required {gate}").format(gate=last.required)], limit=WIDTH)
-    return alt.layer(*layers).properties(title=heading, height=HEIGHT, padding=PADDING)
+    points = alt.Chart(alt.NamedData("points"))
+    soft = alt.value(palette["soft"])
+    return alt.layer(
+        alt.Chart(alt.NamedData("gate")).mark_rule(strokeDash=[5, 3]).encode(y=y, color=alt.value(palette["ink"])),
+        points.mark_rule(strokeWidth=2.5).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=soft),
+        points.mark_line(strokeWidth=1.2).encode(x=x, y=y, color=soft),
+        points.mark_point(filled=True, size=90, opacity=1).encode(x=x, y=y, color=color, shape=shape, tooltip=tips),
+        points.mark_text(dy=-14, fontSize=12).encode(x=x, y=alt.Y("high:Q"), text="sign:N", color=color),
+    ).properties(height=HEIGHT, padding=PADDING).to_dict()  # fmt: skip
 
 
 def _point(version: str, summary: RunSummary, finding: Finding) -> dict[str, Any]:
@@ -158,6 +167,7 @@ def _point(version: str, summary: RunSummary, finding: Finding) -> dict[str, Any
         "interval": interval_of(finding) or "–",
         "required": finding.required,
         "status": status_sign(finding.status),
+        "sign": STATUS[finding.status].icon,
         "tone": str(finding.status),
         "run": summary.name,
     }

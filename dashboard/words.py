@@ -9,7 +9,7 @@ from __future__ import annotations
 import streamlit as st
 
 from audit.finding import Severity, Status
-from audit.language import LANGUAGES, choose, gettext
+from audit.language import LANGUAGES, choose, gettext, is_chosen
 from audit.language import ngettext as _ngettext
 from audit.report._words import STATUS, VERDICTS
 from dashboard import links
@@ -32,7 +32,8 @@ def choose_language() -> None:
 
 def _speak() -> None:
     """A fragment runs again by itself, in a thread that has heard of no language."""
-    choose(str(st.session_state.get(LANGUAGE, "en")))
+    if not is_chosen():
+        choose(str(st.session_state.get(LANGUAGE, "en")))
 
 
 def _(text: str) -> str:

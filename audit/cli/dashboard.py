@@ -37,7 +37,7 @@ def dashboard(
 
     import dashboard as package
     from audit.stored import audit_home
-    from dashboard import theme
+    from dashboard import theme, warm
 
     os.environ["AUDIT_HOME"] = str(audit_home(home).resolve())
     if not _loopback(host):
@@ -47,6 +47,7 @@ def dashboard(
             err=True,
         )
     typer.echo(f"dashboard of {os.environ['AUDIT_HOME']} on http://{_written(host)}:{port}; Ctrl-C ends it")
+    warm.warm()
     settings = {**theme.options(), "server.address": host, "server.port": port}
     flags = {name.replace(".", "_"): value for name, value in settings.items()}
     bootstrap.load_config_options(flags)
