@@ -318,7 +318,8 @@ class _Training:
         work, batch = self.work, self.work.plan.recipe.batch
         epoch, place = divmod(self.step, self.per_epoch)
         rows = self._rows_of(epoch)[:, place * batch : (place + 1) * batch]
-        torch.manual_seed(key(work.seed, "chance", self.group.members[0], self.step) % 2**63)  # dropout
+        # dropout; torch.manual_seed does the same and, for accelerators, formats a stack trace each time
+        torch.default_generator.manual_seed(key(work.seed, "chance", self.group.members[0], self.step) % 2**63)
         said = log_probabilities(self.stack(work.maker.x[rows]), work.maker.output)
         truth = work.labels[rows]
         loss = functional.nll_loss(said.flatten(0, 1), truth.flatten(), reduction="sum") / rows.shape[1]
