@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from trainable import known_entropy
 
 from audit.registry.store import Registry
 from audit.train.ledger import Accounting
@@ -33,7 +34,10 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_file_becomes_a_registered_model(audit: Callable[..., Any], file: Path, tmp_path: Path) -> None:
+def test_a_file_becomes_a_registered_model(
+    audit: Callable[..., Any], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known_entropy(monkeypatch)
     home = tmp_path / "home"
     file.write_text(FILE.replace("test: 0.2", "test: 0.8").replace("1e-3", "3e-3"))
     refused = audit("train", file, "--home", home)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from trainable import known_entropy
 
 from audit.engine import run
 from audit.registry.store import Registry
@@ -29,7 +30,9 @@ dp: {{noise_multiplier: {noise}, delta: 1e-6, accountant: rdp, canaries: {canari
 
 
 @pytest.fixture
-def trained(tmp_path: Path) -> Callable[..., Trained]:
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trained]:
+    known_entropy(monkeypatch)
+
     def made(
         canaries: str, factory: str = "Softmax", population: float = 0.1, steps: int = 40, noise: float = 4
     ) -> Trained:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 from torch import nn
-from trainable import Recurrent, Softmax
+from trainable import Recurrent, Softmax, known_entropy
 
 from audit.parameters import UserError
 from audit.privacy.accounting import read_training_record, recompute
@@ -186,7 +186,11 @@ def test_a_loss_that_is_not_finite_ends_the_training_before_it_is_released(
 # --- the whole ---
 
 
-def test_digits_are_learnt_at_epsilon_eight_and_the_ledger_says_so(registry: Registry, tmp_path: Path) -> None:
+def test_digits_are_learnt_at_epsilon_eight_and_the_ledger_says_so(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known_entropy(monkeypatch)
+
     class Seen(Observer):
         spent: list[float] = []
         steps = 0
