@@ -90,7 +90,7 @@ class AttributeInference(Check):
 
         column = self._column(model)
         ctx.progress(0, 2, "blind control")
-        assert data.train is not None  # TRAIN_DATA
+        assert data.train is not None  # TRAIN_DATA is among the requirements
         yield blind_control(model, data.train, data.test, ctx, ("leak", "memorised", "leak_r2"))
         members, cautions = self._present(data.train, column, ctx, self.samples)
         reference, _ = self._present(data.test, column, ctx, self.reference_rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,27 @@ def test_every_option_changes_the_result(tmp_path: Path) -> None:
         assert seen(**option) != usual, option
     assert seen(samples=50)[1].n == 50
     assert seen(samples=None) == usual
+
+
+@pytest.mark.usefixtures("quick")
+def test_imputation_learns_from_the_population_too(tmp_path: Path) -> None:
+    rows = diabetes()
+    more = dataclasses.replace(rows, test=rows.test.take(range(60)), population=rows.test.take(range(60, 150)))
+    few = dataclasses.replace(more, population=None)
+    found, without = (
+        measure(AttributeInference(column="bmi"), forest("diabetes"), data, tmp_path) for data in (more, few)
+    )
+    for numbers, n in ((found, 150), (without, 60)):
+        threat = numbers["leak", ""].threat_model
+        assert threat is not None
+        assert f"from {n} rows" in threat.constraints
+    assert found["imputation_accuracy", ""].estimate != without["imputation_accuracy", ""].estimate
+
+
+@pytest.mark.usefixtures("quick")
+def test_two_runs_give_the_same_numbers(tmp_path: Path) -> None:
+    first, again = (measure(AttributeInference(column="job"), overfitted(True), people(), tmp_path) for _ in range(2))
+    assert {k: m.estimate for k, m in first.items()} == {k: m.estimate for k, m in again.items()}
 
 
 @pytest.mark.usefixtures("quick")
