@@ -16,8 +16,8 @@ FILE = """\
 name: soft
 factory: trainable:Softmax
 data: {source: sklearn.digits, split: {test: 0.2}, members: 300, limit: 100}
-epochs: 2
-batch: 60
+epochs: 8
+batch: 300
 optimiser: {adam: {lr: 0.05}}
 seed: 3
 dp: {epsilon: 5, delta: 1e-4, accountant: rdp, gradients: functorch}
