@@ -54,7 +54,7 @@ class _Estimators:
         cache: Path, progress: Progress,
     ) -> None:  # fmt: skip
         assert model.fresh is not None
-        self._untrained = [model.fresh(seed + number) for number in range(len(inside))]
+        self._untrained = [model.fresh((seed + number) % 2**31) for number in range(len(inside))]
         first = self._untrained[0]
         if not hasattr(first, "fit") or not hasattr(first, "get_params"):
             raise NotApplicable(

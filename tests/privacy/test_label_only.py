@@ -50,6 +50,19 @@ def test_mirroring_counts_where_it_is_apt() -> None:
     assert robustness(model, pictures, np.ones(4, dtype=int), queries=2).scores.tolist() == [2, 2, 2, 2]
 
 
+def test_mirroring_does_not_count_where_it_changes_what_is_seen() -> None:
+    def leaning(x: Tensor) -> Tensor:
+        columns = x.sum(dim=(1, 2))
+        left = (columns[:, 1] > columns[:, 3]).float()
+        return torch.stack([1 - left, left], dim=1)
+
+    pictures = np.zeros((3, 1, 5, 5), dtype=np.float32)
+    pictures[:2, 0, :, 1] = 1.0
+    pictures[2, 0, :, 2] = 1.0  # the one of three that looks the same
+    model = audited(leaning, (1, 5, 5), bounds=(0.0, 1.0), gradients=False)
+    assert robustness(model, pictures, np.array([1, 1, 0]), queries=2).scores.tolist() == [1, 1, 1]
+
+
 def test_rings_and_rotations_are_what_they_say() -> None:
     for distance in (1, 2, 3):
         ring = list(label_only._ring(distance))
