@@ -34,8 +34,8 @@ from audit.privacy.shadow_models import halves, train_shadows
 from audit.recipe import Recipe
 
 SHADOWS = 16
-ROWS = 1024
-RECIPE = Recipe(epochs=8, batch=64, optimiser=("adam", {"lr": 2e-3}))
+ROWS = 512
+RECIPE = Recipe(epochs=24, batch=64, optimiser=("adam", {"lr": 2e-3}))
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 Maker = Callable[[], nn.Module]
 Rows = tuple[NDArray[np.float32], NDArray[np.int64]]

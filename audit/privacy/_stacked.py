@@ -174,10 +174,8 @@ def _comparisons(
         yield mine, [torch.stack(own[place :: len(mine)]) for place in range(len(mine))]
         after, wanted = stack.state(), alone.state()
         yield from (([after[name]], [wanted[name]]) for name in wanted)
-    with torch.no_grad():  # as they are asked after training: the same inputs to all
-        asked = way(modules[0], stacked_tensors(modules))
-        asked.train(False)
-        yield [asked(x[:1].expand(len(modules), *x.shape[1:]))], [torch.stack([module(x[0]) for module in modules])]
+    with torch.no_grad():  # as they are asked after training, in evaluation mode: the same inputs to all
+        yield [stack(x[:1].expand(len(modules), *x.shape[1:]))], [torch.stack([module(x[0]) for module in modules])]
 
 
 def _gradients(parameters: Sequence[Tensor], value: Tensor) -> list[Tensor]:

@@ -266,9 +266,10 @@ def _linear(layer: nn.Linear, value: _Value, stack: Layered) -> _Value:
     rows = value.as_rows(stack.count)
     weight, bias = stack.of(layer.weight), stack.of(layer.bias)
     assert weight is not None
-    flat, weight = rows.flatten(1, -2), weight.transpose(1, 2)
-    found = torch.bmm(flat, weight) if bias is None else torch.baddbmm(bias[:, None], flat, weight)
-    return _Value(found.view(*rows.shape[:-1], -1), channels=False)
+    columns = rows.flatten(1, -2).transpose(1, 2)  # weights first: their gradient comes in their own layout, uncopied
+    found = torch.bmm(weight, columns) if bias is None else torch.baddbmm(bias[:, :, None], weight, columns)
+    found = found.transpose(1, 2)
+    return _Value(found if rows.dim() == 3 else found.reshape(*rows.shape[:-1], -1), channels=False)
 
 
 def _convolution(layer: Any, value: _Value, stack: Layered) -> _Value:
