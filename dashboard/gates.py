@@ -61,12 +61,18 @@ def _row(finding: Finding) -> dict[str, Any]:
         "gate": (finding.title or finding.check) + (f" ({part_of(finding)})" if finding.dims else ""),
         "model": finding.model,
         "required": str(gate) if gate else finding.required or "–",
-        "measured": "\n".join(part for part in (value_of(finding), interval_of(finding)) if part),
+        "measured": said(finding),
         "drawn": pictures.svg_address(_taller(drawing), theme.gate_style(finding.status)) if drawing else None,
         "n": n_of(finding),
         "severity": f"{list(Severity).index(finding.severity) + 1} {severity_word(finding.severity)}",
         "check": finding.step,
     }
+
+
+def said(finding: Finding) -> str:
+    """What was measured, and its interval: ``0.82 (0.77 to 0.86)``."""
+    interval = interval_of(finding)
+    return f"{value_of(finding)} ({interval})" if interval else value_of(finding)
 
 
 def _taller(drawing: str) -> str:

@@ -14,8 +14,8 @@ from audit.finding import Finding, Status
 from audit.numbers import show as number
 from audit.numbers import show_interval
 from audit.report._view import RunView
-from audit.report._words import STATUS, interval_of, part_of, value_of
-from dashboard import charts, links, stored, theme
+from audit.report._words import STATUS, part_of
+from dashboard import charts, gates, links, stored, theme
 from dashboard.stored import RunSummary
 from dashboard.words import _, status_sign
 
@@ -211,7 +211,7 @@ def _named(finding: Finding) -> str:
 def _said(finding: Finding | None) -> str:
     if finding is None or finding.estimate is None:
         return "–"
-    return "\n".join(part for part in (value_of(finding), interval_of(finding)) if part)
+    return gates.said(finding)
 
 
 def _how(change: Change) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -106,8 +106,8 @@ def _searched(summary: RunSummary) -> str:
 def _table(found: Sequence[RunSummary]) -> None:
     import pandas as pd
 
-    families = _families()
-    frame = pd.DataFrame([_row(summary, families) for summary in found])
+    known = _known_checks()
+    frame = pd.DataFrame([_row(summary, known) for summary in found])
     frame = frame.astype({str(status): "Int64" for status in COUNTED})
     counted = [status for status in COUNTED if any(summary.counts.get(status) for summary in found)]
     columns = _columns(counted)
@@ -129,12 +129,28 @@ def _table(found: Sequence[RunSummary]) -> None:
         links.go("run", run=found[chosen[0]].name)
 
 
-def _families() -> list[str]:
-    return sorted({name.split(".")[0] for name in available("checks")})
+def _known_checks() -> dict[str, list[str]]:
+    """The checks of this installation by family."""
+    found: dict[str, list[str]] = {}
+    for name in available("checks"):
+        found.setdefault(name.split(".")[0], []).append(name)
+    return found
 
 
-def _row(summary: RunSummary, families: Sequence[str]) -> dict[str, Any]:
-    tested = {check.split(".")[0] for check in summary.checks}
+def _tested(summary: RunSummary, known: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    """What was tested and what was not: families with how many of their checks; nothing where the run does not say."""
+    if not summary.checks:
+        return "", ""
+    ran = {family: len(set(checks) & set(summary.checks)) for family, checks in known.items()}
+    tested = [f"{_(family)} {n}/{len(known[family])}" for family, n in ran.items() if n]
+    absent = [_(family) for family, n in ran.items() if not n]
+    left = sum(len(known[family]) - n for family, n in ran.items() if n)
+    more = [ngettext("{n} more check", "{n} more checks", left).format(n=left)] * bool(left)
+    return ", ".join(tested), ", ".join(absent + more)
+
+
+def _row(summary: RunSummary, known: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    tested, absent = _tested(summary, known)
     when = f"{summary.started:%Y-%m-%d %H:%M}" if summary.started else ""
     took = _("took {time}").format(time=show_seconds(summary.seconds)) if summary.seconds is not None else ""
     return {
@@ -142,9 +158,9 @@ def _row(summary: RunSummary, families: Sequence[str]) -> dict[str, Any]:
         "model": ", ".join(model.shown for model in summary.models),
         "scenario": summary.scenario,
         **{str(status): summary.counts.get(status) for status in COUNTED},
-        "tested": ", ".join(_(family) for family in families if family in tested),
-        "not_tested": ", ".join(_(family) for family in families if tested and family not in tested),
-        "when": "\n".join(part for part in (when, took) if part),
+        "tested": tested,
+        "not_tested": absent,
+        "when": ", ".join(part for part in (when, took) if part),
         "run": summary.name,
     }
 
@@ -154,10 +170,10 @@ def _columns(counted: Sequence[Status]) -> dict[str, Any]:
     return {
         "verdict": text(_("Verdict"), width=112),
         "model": text(_("Model and version"), width=132),
-        "scenario": text(_("Scenario"), width=78),
+        "scenario": text(_("Scenario"), width=76),
         **{str(status): number(status_sign(status), width=_width(status)) for status in counted},
-        "tested": text(_("Tested"), width=142),
-        "not_tested": text(_("Not tested"), width=108),
+        "tested": text(_("Tested"), width=150),
+        "not_tested": text(_("Not tested"), width=112),
         "when": text(_("When (UTC)"), width=118),
         "run": text(_("Run"), width=210),
     }

@@ -64,7 +64,7 @@ def test_numbers_shown_are_numbers_stored(audited_home, opened):
     rows = {row["check"] + row["required"]: row for row in gates(opened("run", run="a-long"))}
     for key, finding in stored.items():
         low, high = finding.interval
-        assert rows[key]["measured"] == f"{show(finding.estimate.value)}\n{show(low)} to {show(high)}"
+        assert rows[key]["measured"] == f"{show(finding.estimate.value)} ({show(low)} to {show(high)})"
 
 
 def test_gates_filter_by_severity_and_status(home, opened):
