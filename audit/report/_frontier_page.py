@@ -70,7 +70,10 @@ def _chart(
     places = [spent for spent, _ in private] + [math.nan, right] * bool(plain)
     shown: list[Point | None] = [point for _, point in private]
     shown += [None, *plain] if plain else []
-    lines = [_series(name, places, [None if point is None else pick(point) for point in shown]) for name, pick in picks.items()]
+    lines = [
+        _series(name, places, [None if point is None else pick(point) for point in shown])
+        for name, pick in picks.items()
+    ]
     return _charts.points(
         lines, title=label, x_label=f"epsilon spent, at delta {frontier.delta:g}", y_label=label, y_scale=scale, ticks=ticks,
         chance=chance, number=number,

@@ -60,10 +60,7 @@ def test_the_page_stands_alone_and_holds_every_number() -> None:
         assert text in page
     assert "0.1 % FPR" not in page, "a rate that nothing resolves is left out"
     assert "Unfinished" not in page
-    assert (
-        "Together the private trainings spend up to epsilon 9.5 at delta 0.0001, eps-8@1 alone 8;"
-        in page
-    )
+    assert "Together the private trainings spend up to epsilon 9.5 at delta 0.0001, eps-8@1 alone 8;" in page
 
 
 def test_three_charts_with_the_epsilons_as_ticks() -> None:
