@@ -42,9 +42,14 @@ class JobNet(nn.Module):
         return self.net(torch.cat([x[:, :3].float(), job], dim=1))
 
 
-@cache
 def overfitted(sees_job: bool) -> AuditedModel:
-    """A net that has learnt its members by heart, noise and all."""
+    """A net that has learnt its members by heart, noise and all; one that remembers nothing of other tests."""
+    net = _network(sees_job)
+    return table_model(net, people().spec, classes=people().classes, output="logit", module=net)
+
+
+@cache
+def _network(sees_job: bool) -> JobNet:
     members = people().train
     assert members is not None
     with torch.random.fork_rng(), torch.enable_grad():
@@ -57,5 +62,4 @@ def overfitted(sees_job: bool) -> AuditedModel:
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    net.eval().requires_grad_(False)
-    return table_model(net, people().spec, classes=people().classes, output="logit", module=net)
+    return net.eval().requires_grad_(False)

@@ -5,7 +5,8 @@ Inputs are worked on as shares of their range: 0 is the lower bound, 1 the upper
 
 Source: Fredrikson, Jha & Ristenpart 2015, "Model Inversion Attacks that Exploit Confidence Information and Basic Countermeasures",
 doi 10.1145/2810103.2813677 (gradient descent on the class's confidence); priors: no further from the start than it takes, Simonyan et al.
-2014, arXiv:1312.6034, and total variation, Mahendran & Vedaldi 2015, arXiv:1412.0035.
+2014, arXiv:1312.6034, and total variation, Mahendran & Vedaldi 2015, arXiv:1412.0035; gradients estimated from answers by evolution strategies:
+Ilyas et al. 2018, arXiv:1804.08598.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 Distance = Literal["correlation", "euclidean"]
 NOISE = 0.1
 """Standard deviation of the noise that each climb starts with, as a share of the range."""
+PROBE = 0.05
+"""Standard deviation of the steps aside from whose answers a gradient is estimated, as a share of the range."""
 _SSIM_WINDOW = 7
 
 
@@ -103,6 +106,8 @@ def invert(
     *,
     steps: int,
     step: float,
+    directions: int | None = None,
+    seed: int = 0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Inversions:
     """Climb each target's log-probability, less a prior, by Adam; inputs stay within their range.
@@ -111,6 +116,8 @@ def invert(
         target: ``(N,)`` classes; one climb for each.
         noise: ``(N, *shape)`` standard normal, so that climbs to one class differ.
         step: Adam's, as a share of the range.
+        directions: asks the model at so many pairs of points beside each input instead of for its gradient.
+        seed: of these directions.
         progress: is told how many steps are done.
     """
     import torch
@@ -119,8 +126,13 @@ def invert(
     target = target.to(u.device)
     optimiser = torch.optim.Adam([u], lr=step)
     rows = torch.arange(len(u), device=u.device)
+    random = torch.Generator().manual_seed(seed)
     for done in range(steps):
-        u.grad = torch.cat(model.in_parts(rows, lambda at: _gradient(model, u[at], target[at], valid, prior)))
+        if directions is None:
+            u.grad = torch.cat(model.in_parts(rows, lambda at: _gradient(model, u[at], target[at], valid, prior)))
+        else:
+            aside = torch.randn(directions, *u.shape[1:], generator=random).to(u)
+            u.grad = _estimated_gradient(model, u, target, valid, prior, aside)
         optimiser.step()
         u.clamp_(0, 1)
         progress(done + 1)
@@ -139,6 +151,25 @@ def _gradient(model: AuditedModel, u: Tensor, target: Tensor, valid: Range, prio
         u = u.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(_loss(model, u, target, valid, prior).sum(), u)
     return gradient
+
+
+def _estimated_gradient(
+    model: AuditedModel, u: Tensor, target: Tensor, valid: Range, prior: Prior, aside: Tensor
+) -> Tensor:
+    """Mean of the slope along each direction ``(Q, *shape)``, times the direction: in expectation the gradient."""
+    import torch
+
+    with torch.enable_grad():
+        own = u.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(prior(own).sum(), own)
+    steps = PROBE * torch.cat([aside, -aside])
+    asked = (u[:, None] + steps).clamp(0, 1).flatten(0, 1)
+    with torch.no_grad():
+        logits = torch.cat(model.in_parts(asked.to(model.input_dtype), lambda part: model.logits(valid.input(part))))
+    each = target.repeat_interleave(len(steps))
+    loss = torch.nn.functional.cross_entropy(logits, each, reduction="none").reshape(len(u), 2, len(aside)).to(u)
+    slope = (loss[:, 0] - loss[:, 1]) / (2 * PROBE)
+    return gradient + torch.einsum("nq,q...->n...", slope, aside) / len(aside)
 
 
 def _loss(model: AuditedModel, u: Tensor, target: Tensor, valid: Range, prior: Prior) -> Tensor:

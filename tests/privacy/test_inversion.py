@@ -14,6 +14,8 @@ from audit.privacy.inversion import (
     Nearness,
     Prior,
     Range,
+    _estimated_gradient,
+    _gradient,
     invert,
     nearness,
     pooled_auc,
@@ -65,6 +67,25 @@ def test_every_choice_of_a_climb_changes_it() -> None:
         {"steps": 6}, {"step": 0.01}, {"start": 0.2}, {"decay": 9.0}, {"total_variation": 5.0}, {"noise": 1.0},
     ):  # fmt: skip
         assert not torch.equal(climb(model, [1], **{"steps": 5, **option}).u, usual), option
+
+
+def test_a_gradient_estimated_from_answers_climbs_to_the_same_top() -> None:
+    model = audited(bump, (2,), kind="series", gradients=False)
+    valid = Range(torch.tensor([[-4.0, -4.0]]), torch.tensor([[4.0, 4.0]]))
+    found = climb(model, [1], valid, steps=200, step=0.02, directions=20)
+    assert valid.input(found.u)[0].tolist() == pytest.approx([2.0, -1.0], abs=0.05)
+    assert model.rows_backward == 0
+    assert model.rows_forward >= 200 * 2 * 20
+    other = climb(model, [1], valid, steps=200, step=0.02, directions=20, seed=1)
+    assert not torch.equal(other.u, found.u)
+
+
+def test_an_estimated_gradient_is_the_gradient_in_expectation() -> None:
+    model = audited(Linear([1.0, -2.0, 0.5], 0.1), (3,), kind="series")
+    u, target, prior = torch.full((2, 3), 0.5), torch.tensor([0, 1]), Prior(0.2, 3.0, 0.0)
+    aside = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0))
+    estimated = _estimated_gradient(model, u, target, UNIT, prior, aside)
+    assert torch.allclose(estimated, _gradient(model, u, target, UNIT, prior), atol=0.05)
 
 
 def test_micro_batches_climb_alike_and_progress_is_told() -> None:

@@ -60,9 +60,7 @@ class ModelInversion(Check):
         Metric(name="reached", title="climbs that reached their class", better="neither", kinds=("proportion",)),
         BLIND_AUC,
     )  # fmt: skip
-    needs: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.TRAIN_DATA, Capability.GRADIENTS, Capability.PROBABILITIES}
-    )
+    needs: ClassVar[frozenset[Capability]] = frozenset({Capability.TRAIN_DATA, Capability.PROBABILITIES})
     tasks: ClassVar[frozenset[Task]] = frozenset({"classification"})
     remedy: ClassVar[str] = (
         "Classes of few members are remembered by their rows: merge them or gather more, regularise, stop earlier, or train with DP-SGD; "
@@ -83,12 +81,18 @@ class ModelInversion(Check):
     """Weight of the mean squared distance from the start: what the class does not need stays as it was."""
     total_variation: Annotated[Real, Field(ge=0)] = 0.1
     """Weight of the mean difference between neighbouring pixels, both as shares of the range; smoother pictures, less detail."""
+    directions: Annotated[int, Field(ge=1)] | None = None
+    """Ask the model for scores only: each step's gradient is estimated from so many pairs of answers; None: the model's own gradients."""
     distance: Literal["auto", "correlation", "euclidean"] = "auto"
     """How rows are compared: by ``correlation``, which brightness and contrast do not change, or ``euclidean``; ``auto``: the second for tables."""
     samples: Annotated[int, Field(ge=20)] | None = 5000
     """Members, and held-out rows, at most to compare with; None: all."""
     show_members: bool = False
     """Whether evidence holds the member nearest to each class's best inversion, and means of fewer than 10 members; else its row id alone."""
+
+    def requirements(self) -> frozenset[Capability]:
+        """Gradients, too, unless they are estimated."""
+        return self.needs | (frozenset() if self.directions else frozenset({Capability.GRADIENTS}))
 
     def run(self, model: AuditedModel, data: AuditData, ctx: Context) -> Iterator[Measurement]:
         """Yield the control, then nearness and likeness, undivided and by class.
@@ -108,8 +112,9 @@ class ModelInversion(Check):
         parts = [self._class(model, index, found, members, held_out, valid) for index in classes]
         evidence = (self._evidence(model, parts, valid, ctx),)
         threat = ThreatModel(
-            access="white_box", goal="reconstruction", bounds=model.spec.bounds, units=model.spec.units,
-            queries=self.steps, constraints="knows no row; climbs from a uniform start",
+            access="black_box_scores" if self.directions else "white_box", goal="reconstruction",
+            bounds=model.spec.bounds, units=model.spec.units, queries=self.steps * 2 * (self.directions or 1),
+            constraints="knows no row; climbs from a uniform start",
         )  # fmt: skip
         for measurement in self._measured(parts, int(found.reached.sum()), len(found.u), ctx):
             yield measurement.model_copy(update={"threat_model": threat, "cautions": cautions, "evidence": evidence})
@@ -149,7 +154,7 @@ class ModelInversion(Check):
         noise = ctx.rng(names, "start").normal(model.spec.shape)
         return invert(
             model, target, noise, valid, Prior(self.start, self.decay, self.total_variation), steps=self.steps,
-            step=self.step, progress=lambda done: ctx.progress(done, self.steps, "climbing"),
+            step=self.step, directions=self.directions, seed=ctx.number("directions"), progress=lambda done: ctx.progress(done, self.steps, "climbing"),
         )  # fmt: skip
 
     def _class(

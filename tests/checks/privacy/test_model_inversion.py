@@ -17,7 +17,7 @@ from audit.data import AuditData
 from audit.datasets._arrays import from_arrays
 from audit.engine import run
 from audit.finding import Measurement
-from audit.model import AuditedModel
+from audit.model import AuditedModel, Capability
 from audit.parameters import NotApplicable, UserError
 from audit.privacy.blind_control import BlindAuc
 from audit.report import render
@@ -37,9 +37,13 @@ def rows(per_class: int) -> AuditData:
     return data(batch(x[outside], labels[outside]), batch(x[inside], labels[inside]), n_classes=10, bounds=(0.0, 16.0))
 
 
-@cache
 def trained(per_class: int) -> AuditedModel:
-    """A perceptron that has learnt these members by heart."""
+    """A perceptron that has learnt these members by heart; one that remembers nothing of other tests."""
+    return audited(network(per_class), (1, 8, 8), 10, bounds=(0.0, 16.0))
+
+
+@cache
+def network(per_class: int) -> nn.Module:
     members = rows(per_class).train
     assert members is not None
     with torch.random.fork_rng(), torch.enable_grad():
@@ -52,7 +56,7 @@ def trained(per_class: int) -> AuditedModel:
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    return audited(net, (1, 8, 8), 10, bounds=(0.0, 16.0))
+    return net
 
 
 class Share(nn.Module):
@@ -144,6 +148,18 @@ def test_every_option_changes_the_result(tmp_path: Path) -> None:
         assert seen(**option) != usual, option
     assert seen(distance="correlation") == usual
     assert seen(samples=None) == usual
+
+
+@pytest.mark.usefixtures("no_control")
+def test_scores_alone_are_enough(tmp_path: Path) -> None:
+    assert Capability.GRADIENTS in ModelInversion().requirements()
+    assert Capability.GRADIENTS not in ModelInversion(directions=8).requirements()
+    net = network(3).eval().requires_grad_(False)
+    black_box = audited(lambda x: net(x), (1, 8, 8), 10, bounds=(0.0, 16.0), gradients=False)
+    found = measure(ModelInversion(directions=16, images=4), black_box, rows(3), tmp_path)["member_auc", ""]
+    assert found.estimate.interval()[0] > 0.5
+    assert found.threat_model is not None
+    assert (found.threat_model.access, found.threat_model.queries) == ("black_box_scores", 200 * 32)
 
 
 @pytest.mark.usefixtures("no_control")
