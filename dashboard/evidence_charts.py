@@ -26,7 +26,7 @@ def curve(
     y_label: str,
     x_scale: str = "linear",
     y_scale: str = "linear",
-) -> alt.LayerChart:
+) -> alt.LayerChart | alt.FacetChart:
     """Lines over x, one per series, each with its interval as a band.
 
     Args:
@@ -77,7 +77,7 @@ def curve(
     return alt.layer(*layers).properties(title=title, height=HEIGHT + 28 * -(-(len(names) - 1) // 3))
 
 
-def roc(fpr: Any, tpr: Any, *, title: str) -> alt.LayerChart:
+def roc(fpr: Any, tpr: Any, *, title: str) -> alt.LayerChart | alt.FacetChart:
     """True against false positive rate ``(N,)`` each, on logarithmic axes, for it is where false positives are rare that it counts."""
     import altair as alt
     import numpy as np
@@ -103,7 +103,7 @@ def roc(fpr: Any, tpr: Any, *, title: str) -> alt.LayerChart:
     return alt.layer(steps, diagonal).properties(title=title, height=HEIGHT)
 
 
-def confusion(cells: Sequence[tuple[str, str, int, float]], classes: Sequence[str]) -> alt.LayerChart:
+def confusion(cells: Sequence[tuple[str, str, int, float]], classes: Sequence[str]) -> alt.LayerChart | alt.FacetChart:
     """A confusion matrix: (true class, predicted class, rows, share of the true class) per cell."""
     import altair as alt
     import pandas as pd

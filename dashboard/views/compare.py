@@ -13,6 +13,7 @@ from audit.comparing import Change, Judgement, changes, flips, tally
 from audit.finding import Finding, Status
 from audit.numbers import show as number
 from audit.numbers import show_interval
+from audit.parameters import UserError
 from audit.report._view import RunView
 from audit.report._words import STATUS, part_of
 from dashboard import charts, gates, links, stored, theme
@@ -266,7 +267,7 @@ def _forest(compared: Sequence[Change]) -> None:
         )
 
 
-def _forest_chart(chosen: Sequence[Change]) -> alt.LayerChart:
+def _forest_chart(chosen: Sequence[Change]) -> alt.LayerChart | alt.FacetChart:
     import altair as alt
     import pandas as pd
 
@@ -291,7 +292,8 @@ def _forest_chart(chosen: Sequence[Change]) -> alt.LayerChart:
     scale = alt.Scale(domain=list(named), range=[palette[TONES[judgement]] for judgement in named.values()])
     shapes = alt.Scale(domain=list(named), range=[charts.SHAPES[list(Judgement).index(j)] for j in named.values()])
     y = alt.Y("name:N", sort=list(frame["name"]), title=None, axis=alt.Axis(labelLimit=420))
-    x = alt.X("value:Q", title=_("after − before, with 95 % interval"))
+    label = _("after − before, with 95 % interval")
+    x = alt.X("value:Q", title=label)
     color = alt.Color("judgement:N", scale=scale, legend=legend)
     base = alt.Chart(frame)
     tips = [
@@ -304,9 +306,7 @@ def _forest_chart(chosen: Sequence[Change]) -> alt.LayerChart:
         .mark_rule(strokeDash=[5, 3])
         .encode(x=x, color=alt.value(palette["ink"]))
     )
-    ranges = base.mark_rule(strokeWidth=2.5).encode(
-        y=y, x=alt.X("low:Q", title=x.to_dict()["title"]), x2="high:Q", color=color
-    )
+    ranges = base.mark_rule(strokeWidth=2.5).encode(y=y, x=alt.X("low:Q", title=label), x2="high:Q", color=color)
     points = base.mark_point(filled=True, size=80, opacity=1).encode(
         y=y, x=x, color=color, shape=alt.Shape("judgement:N", scale=shapes, legend=legend), tooltip=tips
     )
@@ -345,10 +345,44 @@ def _flipped(old: RunView, new: RunView, compared: Sequence[Change]) -> None:
     if found:
         import pandas as pd
 
-        rows = [{_("sample"): f.row, _("before"): number(f.before), _("after"): number(f.after)} for f in found[:FLIPS]]
-        st.dataframe(pd.DataFrame(rows), hide_index=True, key="flips", width=520)
+        shown = sorted(found, key=lambda flip: flip.after - flip.before)[:FLIPS]
+        rows = [{_("sample"): f.row, _("before"): number(f.before), _("after"): number(f.after)} for f in shown]
+        state = st.dataframe(
+            pd.DataFrame(rows), hide_index=True, key="flips", width=520, on_select="rerun", selection_mode="single-row"
+        )
         if len(found) > FLIPS:
             st.caption(_("{n} of {all} are shown.").format(n=f"{FLIPS:,}", all=f"{len(found):,}"))
+        if chosen := state["selection"]["rows"]:
+            links.note(sample=shown[chosen[0]].row)
+    if (sample := links.asked("sample")) is not None:
+        _sample(old, new, sample)
+
+
+def _sample(old: RunView, new: RunView, sample: str) -> None:
+    """Where a sample's maps and attacks are to be seen."""
+    st.markdown(f"**{_('Sample {row}').format(row=sample)}**")
+    pages = {"saliency": _("its maps in {name}"), "attacks": _("its attacks in {name}")}
+    kinds = {"attributions": "saliency", "adversarial": "attacks"}
+    seen = False
+    for view in (old, new):
+        for kind, page in kinds.items():
+            if links.offered(page) and _holds(view, kind, sample):
+                label = pages[page].format(name=view.run.name)
+                links.link(label, page, icon=":material/image_search:", run=view.run.name, sample=sample)
+                seen = True
+    if not seen:
+        st.caption(_("Neither run stored a map or an attack of this sample."))
+
+
+def _holds(view: RunView, kind: str, sample: str) -> bool:
+    for ref, _step in view.evidence:
+        if ref.kind == kind:
+            try:
+                if sample in view.run.evidence(ref).ids:
+                    return True
+            except UserError:
+                continue
+    return False
 
 
 def _binary(change: Change) -> bool:

@@ -83,3 +83,14 @@ def test_damaged_runs_are_not_offered(home, made, opened):
         home.take(made.runs / "a-long", name)
     (home.runs / "bad" / "manifest.json").write_text("{")
     assert not any("bad" in option for option in opened("compare").selectbox(key="choice-after").options)
+
+
+def test_a_flipped_sample_leads_to_its_maps(audited_home, opened):
+    run = Run(audited_home.runs / "b-short")
+    ref = next(ref for f in run.findings for ref in f.evidence if ref.kind == "attributions")
+    row = run.evidence(ref).ids[0]
+    app = opened("compare", sample=row)
+    found = [link.proto for link in app.get("page_link") if f"sample={row}" in link.proto.query_string]
+    assert {link.query_string for link in found} == {f"run={name}&sample={row}" for name in ("a-long", "b-short")}
+    app = opened("compare", sample="nobody")
+    assert "Neither run stored a map" in [caption.value for caption in app.caption][-1]
