@@ -33,9 +33,9 @@ FEWEST_IN_A_MEAN = 10
 class ModelInversion(Check):
     """Whether what the model is led to, class by class, lies nearer to its training rows than to others.
 
-    From a uniform start, inputs climb the model's probability of a class by gradients, within the input's range, no further from the
-    start than it takes, and with little total variation. ``member_auc`` is the chance that of a member and a held-out row of the class the member is nearer to the class's
-    inversions: 0.5 where nothing leaks, for then the two are exchangeable. ``nearest_is_member``: of as many members as held-out rows,
+    From a uniform start, inputs climb the model's probability of a class by gradients, its own or estimated from its answers, within the
+    input's range, no further from the start than it takes, and with little total variation. ``member_auc`` is the chance that of a member
+    and a held-out row of the class the member is nearer to the class's inversions: 0.5 where nothing leaks, for then the two are exchangeable. ``nearest_is_member``: of as many members as held-out rows,
     the share of members among the rows that are nearest to an inversion, each row counted once; 0.5 again. ``similarity_to_mean`` is the
     structural similarity of each class's best inversion and the mean of its members; ``reached`` the share of climbs that the model gives
     to their class: where it is below one half, the attack failed, and decides nothing.
@@ -43,7 +43,7 @@ class ModelInversion(Check):
     The blind control comes with it: where inputs alone tell members from test rows, nearness means nothing.
 
     Source: Fredrikson, Jha & Ristenpart 2015, doi 10.1145/2810103.2813677; priors: Simonyan et al. 2014, arXiv:1312.6034,
-    Mahendran & Vedaldi 2015, arXiv:1412.0035; structural similarity: Wang et al. 2004, doi 10.1109/TIP.2003.819861.
+    Mahendran & Vedaldi 2015, arXiv:1412.0035; estimated gradients: Ilyas et al. 2018, arXiv:1804.08598; structural similarity: Wang et al. 2004, doi 10.1109/TIP.2003.819861.
     Blind spots: likeness to the class mean proves no leak: a class of near-identical rows (one person's face, one printed digit) looks like
     itself however the model was trained, and its look may be the secret all the same; only nearness to members over held-out rows
     speaks of training. A lower bound: generative priors (Zhang et al. 2020, arXiv:1911.07135) invert deep networks that this climb leaves as
