@@ -44,11 +44,12 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tr
     return made
 
 
-def verdicts(made: Trained) -> tuple[dict[str, str], str, int]:
+def verdicts(made: Trained, *, accounting: bool = True) -> tuple[dict[str, str], str, int]:
     """Of the scenario that the training wrote, without checks that take long; what the audit by canaries says; the exit code."""
     text = made.scenario.read_text()
     head, *checks = text.split("\n- ")
-    kept = [head, *(check for check in checks if not check.startswith(("privacy.membership", "preflight")))]
+    drop = ("privacy.membership", "preflight", *(() if accounting else ("privacy.dp_accounting",)))
+    kept = [head, *(check for check in checks if not check.startswith(drop))]
     report = run(parse("\n- ".join(kept), base=made.folder), home=made.folder.parent.parent)
     gated = [finding for finding in report.findings if finding.gated]
     said = " ".join(finding.message for finding in gated if finding.check == "privacy.dp_audit")
@@ -103,15 +104,15 @@ def test_examples_that_the_model_remembers_give_it_away(
     assert (made.record.canaries.kind, len(made.record.canaries.scores)) == ("input", 200)
     assert made.record.dataset_size == 360 + 200
     assert (made.folder / "canaries.npz").exists()
-    found, said, code = verdicts(made)
-    assert found["dp_accounting/violations"] == "pass"
+    found, said, code = verdicts(made, accounting=not planted)
     assert found["dp_audit/excess"] == ("fail" if planted else "pass"), said
+    assert found.get("dp_accounting/violations", "pass") == "pass"
     assert code == (1 if planted else 0)
 
 
 def test_a_claim_beyond_the_ceiling_is_not_decided(trained: Callable[..., Trained]) -> None:
     made = trained("{gradients: 20}", noise=0.8, steps=20)
-    found, said, code = verdicts(made)
+    found, said, code = verdicts(made, accounting=False)
     assert found["dp_audit/excess"] == "inconclusive"
     assert "could have shown at most" in said
     assert code == 4
