@@ -70,7 +70,7 @@ def opened(view: RunView, piece: Piece, problems: list[str]) -> Evidence | None:
 
 def said(view: RunView, piece: Piece, error: Exception) -> str:
     """Damage in a line, without the folders of this machine."""
-    return view.problem(
+    return view.local(
         str(error) if isinstance(error, UserError) else f"{piece.ref.path}: {type(error).__name__}: {error}"
     )
 

@@ -98,12 +98,16 @@ class RunView:
         return text
 
     def problem(self, text: str) -> str:
-        """Note damage once, without the folders of this machine; gives the line as noted."""
-        for folder in (str(self.run.path.resolve()), str(self.run.path)):
-            text = text.replace(f"{folder}/", "").replace(folder, self.run.name)
-        if (line := clean(text)) not in self.problems:
+        """Note damage once; gives the line as noted."""
+        if (line := self.local(text)) not in self.problems:
             self.problems.append(line)
         return line
+
+    def local(self, text: str) -> str:
+        """A line without the folders of this machine."""
+        for folder in (str(self.run.path.resolve()), str(self.run.path)):
+            text = text.replace(f"{folder}/", "").replace(folder, self.run.name)
+        return clean(text)
 
     def _findings(self) -> tuple[tuple[Finding, ...], bool]:
         """The findings, and whether they are what the finished run stored."""

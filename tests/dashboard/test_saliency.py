@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -130,6 +131,22 @@ def there(explored: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return explored
 
 
+SEEN: dict[tuple[tuple[str, str], ...], Any] = {}
+
+
+@pytest.fixture
+def seen(there, opened):
+    """Opens a page of the shared home for looking only: the same one is drawn once."""
+
+    def look(**query: str):
+        key = tuple(sorted(query.items()))
+        if key not in SEEN:
+            SEEN[key] = opened("saliency", **query)
+        return SEEN[key]
+
+    return look
+
+
 def copied(there: Path, to: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The run of images in a home of its own, to be harmed."""
     monkeypatch.setenv("AUDIT_HOME", str(to))
@@ -230,55 +247,53 @@ def full_sample(home: Path) -> str:
     return next(row for row in maps.rows.ids if len({one.label for one in maps.of(row)}) >= 4 and maps.moved(row))
 
 
-def test_up_to_four_explainers_stand_side_by_side(there, opened):
+def test_up_to_four_explainers_stand_side_by_side(there, seen):
     sample = full_sample(there)
-    drawn = figures(opened("saliency", run="images", sample=sample))
+    drawn = figures(seen(run="images", sample=sample))
     labels = {one.label for one in maps_of(there, "images").of(sample)}
     assert len(labels) == 5
     assert "input" in drawn
     assert len(set(drawn) & labels) == 4
-    two = figures(opened("saliency", run="images", sample=sample, explainers="occlusion (window 3)~deep_lift"))
+    two = figures(seen(run="images", sample=sample, explainers="occlusion (window 3)~deep_lift"))
     assert set(two) & labels == {"occlusion (window 3)", "deep_lift"}
 
 
-def test_the_picture_of_a_map_is_the_stored_map(there, opened):
+def test_the_picture_of_a_map_is_the_stored_map(there, seen):
     sample = full_sample(there)
     one = next(m for m in maps_of(there, "images").of(sample) if m.label == "deep_lift")
     total = summed(one.row["values"])
-    drawn = figures(opened("saliency", run="images", sample=sample, explainers="deep_lift", opacity="1"))["deep_lift"]
+    drawn = figures(seen(run="images", sample=sample, explainers="deep_lift", opacity="1"))["deep_lift"]
     factor = drawn.shape[0] // 8
     expected = palette()[np.round((total / np.abs(total).max() + 1) / 2 * 254).astype(int)]
     np.testing.assert_array_equal(drawn[::factor, ::factor], expected)
 
 
-def test_opacity_part_and_percentile_change_the_picture(there, opened):
+def test_opacity_part_and_percentile_change_the_picture(there, seen):
     sample = full_sample(there)
-    options = [{}, {"opacity": "0.2", "sign": "positive"}, {"clip": "90"}]
+    options = [{"opacity": "1"}, {"opacity": "0.2", "sign": "positive"}, {"clip": "90"}]
     drawn = [
-        figures(opened("saliency", run="images", sample=sample, explainers="deep_lift", **query))["deep_lift"].tobytes()
+        figures(seen(run="images", sample=sample, explainers="deep_lift", **query))["deep_lift"].tobytes()
         for query in options
     ]
     assert len(set(drawn)) == len(options)
 
 
-def test_the_class_explained_can_be_chosen_where_it_was_stored(there, opened):
+def test_the_class_explained_can_be_chosen_where_it_was_stored(there, seen):
     maps = maps_of(there, "images")
     assert maps.rows.right is not None
     wrong = maps.rows.ids[int(np.flatnonzero(~maps.rows.right)[0])]
     targets = {one.target for one in maps.of(wrong) if one.label == "saliency"}
     assert len(targets) == 2
     drawn = {
-        figures(opened("saliency", run="images", sample=wrong, target=str(t), explainers="saliency"))[
-            "saliency"
-        ].tobytes()
+        figures(seen(run="images", sample=wrong, target=str(t), explainers="saliency"))["saliency"].tobytes()
         for t in targets
     }
     assert len(drawn) == 2
 
 
-def test_quality_numbers_stand_beside_the_map_as_stored(there, opened):
+def test_quality_numbers_stand_beside_the_map_as_stored(there, seen):
     sample = full_sample(there)
-    app = opened("saliency", run="images", sample=sample, explainers="input_x_gradient")
+    app = seen(run="images", sample=sample, explainers="input_x_gradient")
     stored_run = Run(there / "runs" / "images")
     series = next(one for one in maps_of(there, "images").series if one.piece.step == "of-gradients")
     row = stored_run.evidence(series.piece.ref).row(series.places[sample])
@@ -291,22 +306,22 @@ def test_quality_numbers_stand_beside_the_map_as_stored(there, opened):
     assert "rank correlation · agreement" in written
 
 
-def test_the_curves_are_those_of_this_very_sample(there, opened):
+def test_the_curves_are_those_of_this_very_sample(there, seen):
     sample = full_sample(there)
     one = next(m for m in maps_of(there, "images").of(sample) if m.label == "input_x_gradient")
-    app = opened("saliency", run="images", sample=sample, explainers="input_x_gradient")
+    app = seen(run="images", sample=sample, explainers="input_x_gradient")
     assert titles(app)[:2] == ["Deletion", "Insertion"]
     assert set(one.curves) == {"removed", "kept"} | {
         f"{kind}_{order}" for kind in ("deletion", "insertion") for order in ("explained", "random")
     }
-    without = opened("saliency", run="images", sample=sample, explainers="deep_lift")
+    without = seen(run="images", sample=sample, explainers="deep_lift", opacity="1")
     assert any("No check followed deletion" in caption.value for caption in without.caption)
 
 
-def test_original_and_attacked_stand_beside_each_other_with_both_maps_and_their_difference(there, opened):
+def test_original_and_attacked_stand_beside_each_other_with_both_maps_and_their_difference(there, seen):
     sample = full_sample(there)
     ((before, after),) = maps_of(there, "images").moved(sample)
-    app = opened("saliency", run="images", sample=sample, explainers="saliency")
+    app = seen(run="images", sample=sample)
     drawn = figures(app)
     for one, name in ((before, "original"), (after, "attacked")):
         caption = next(caption for caption in drawn if caption.startswith(f"{name}: {int(one.row['prediction'])}"))
@@ -319,10 +334,10 @@ def test_original_and_attacked_stand_beside_each_other_with_both_maps_and_their_
     assert np.abs(after.row["x"] - before.row["x"]).max() <= 1 + 1e-5
 
 
-def test_an_attacked_sample_leads_to_its_adversarial_example(there, opened):
+def test_an_attacked_sample_leads_to_its_adversarial_example(there, seen):
     rows = maps_of(there, "images").rows
     broken = next(row for row, fate in zip(rows.ids, rows.fate, strict=True) if fate == "broken")
-    app = opened("saliency", run="images", sample=broken)
+    app = seen(run="images", sample=broken)
     assert any(s.value == "Adversarial examples of this sample" for s in app.subheader)
     link = next(one for one in app.get("page_link") if one.proto.label == "See the example")
     assert f"sample={broken}" in link.proto.query_string
@@ -423,11 +438,7 @@ def test_neither_this_page_nor_that_of_attacks_imports_torch(there):
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
-def test_the_thumbnails_are_small(there, opened):
-    labels = [button.label for button in tiles(opened("saliency", run="images"))]
+def test_the_thumbnails_are_small(there, seen):
+    labels = [button.label for button in tiles(seen(run="images"))]
     assert all(label.startswith("![") and len(label) < 4000 for label in labels)
     assert pictures.SMALL < pictures.LARGE
-
-
-def test_languages(there, opened):
-    assert opened("saliency", run="images", lang="zh_CN").title[0].value
