@@ -75,3 +75,27 @@ def test_a_resumed_training_claims_what_an_uninterrupted_one_does() -> None:
     assert not [c for c in recompute(read).cautions if c.code in ("rate_below_batch", "rate_above_batch")]
     with pytest.raises(UserError, match="released nothing"):
         privacy_ledger(training(), accounting, [], **facts)  # type: ignore[arg-type]
+
+
+def test_the_curve_of_a_training_is_what_each_of_its_steps_spends() -> None:
+    known = Accounting(0.04, 1.5, 1e-5, "prv")
+    zero, few, many = known.curve([0, 100, 2250])
+    assert zero == 0
+    assert few == pytest.approx(known.spent(100)[0], abs=0.011), "meshed for the longest: pessimistic by the same error"
+    assert many == pytest.approx(6.779132, abs=1e-3)
+    by_rdp = Accounting(0.04, 1.5, 1e-5, "rdp")
+    assert by_rdp.curve([0, 2250]) == [0, pytest.approx(7.32911117, abs=1e-4)]
+
+
+def test_shuffled_batches_spend_an_epoch_at_a_time() -> None:
+    known = Accounting(1 / 25, 1.0, 1e-5, "gaussian")
+    assert known.spent(1) == known.spent(25) == (pytest.approx(4.377178, abs=1e-6), "gaussian")
+    assert known.spent(26)[0] == known.spent(50)[0] > known.spent(25)[0]
+    assert known.spent(100)[0] == pytest.approx(9.997256, abs=1e-6)  # four epochs of mu = 1
+    dp = {"epsilon": 9.997256, "delta": 1e-5}
+    budget = budget_of(training(dp=dp, sampler="shuffle", epochs=4), 1000)
+    assert budget.accounting is not None
+    assert budget.accounting.sigma == pytest.approx(1, abs=1e-6)
+    assert budget.steps == 100
+    limited = {"noise_multiplier": 1, "max_epsilon": 4.4, "delta": 1e-5}
+    assert budget_of(training(dp=limited, sampler="shuffle", epochs=4), 1000).steps == 25
