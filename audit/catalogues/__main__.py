@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import datetime
 import sys
 from pathlib import Path
 
 from babel.messages.catalog import Catalog
-from babel.messages.extract import extract_from_dir
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
@@ -16,10 +16,11 @@ from audit.language import CATALOGUES, DOMAIN, LANGUAGES
 from audit.names import available
 from audit.report._coverage import HEADINGS
 from audit.report._evidence import KINDS
-from audit.report._words import ACCESS, GOALS, STATUS, VERDICTS
+from audit.report._words import ACCESS, BOUND_HELD, GOALS, STATUS, VERDICTS
 
 SOURCES = ("dashboard",)
-KEYWORDS = {"_": None, "ngettext": (1, 2)}
+KEYWORDS = {"_": 1, "ngettext": 2}
+"""Functions that translate, and how many texts each takes."""
 THREATS = ("access", "seeks", "norm", "eps", "largest change made", "bounds", "queries per example", "constraints")
 """Names in `audit.report._words.threat_rows`."""
 WIDTH = 120
@@ -32,6 +33,7 @@ def vocabulary() -> list[str]:
     return [
         *(text for status in STATUS.values() for text in (status.word, status.meaning)),
         *(headline for _status, headline in VERDICTS.values()),
+        BOUND_HELD,
         *map(str, Severity),
         *ACCESS.values(),
         *GOALS.values(),
@@ -46,15 +48,26 @@ def _own() -> set[str]:
     return {path.name for path in (CATALOGUES.parent / "checks").iterdir() if path.is_dir()}
 
 
+def messages(source: str) -> list[str | tuple[str, ...]]:
+    """The texts in calls of ``_`` and ``ngettext``, those inside f-strings too, which Babel's own reader does not see."""
+    found: list[str | tuple[str, ...]] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KEYWORDS:
+            arguments = node.args[: KEYWORDS[node.func.id]]
+            texts = tuple(a.value for a in arguments if isinstance(a, ast.Constant) and isinstance(a.value, str))
+            if len(texts) == KEYWORDS[node.func.id]:
+                found.append(texts if len(texts) > 1 else texts[0])
+    return found
+
+
 def template() -> Catalog:
     """Every text that is to be translated."""
     found = Catalog(project="assay", charset="utf-8")
     root = CATALOGUES.parents[1]
     for folder in SOURCES:
-        for name, _line, message, comments, _context in extract_from_dir(
-            root / folder, [("**.py", "python")], keywords=KEYWORDS
-        ):
-            found.add(message, locations=[(f"{folder}/{name}", 0)], auto_comments=comments)
+        for path in sorted((root / folder).rglob("*.py")):
+            for message in messages(path.read_text(encoding="utf-8")):
+                found.add(message, locations=[(path.relative_to(root).as_posix(), 0)])
     for word in vocabulary():
         found.add(word)
     return found
@@ -79,6 +92,8 @@ def update(language: str) -> list[str]:
     found = catalogue(language)
     found.update(template(), no_fuzzy_matching=True)
     found.creation_date = found.revision_date = WRITTEN
+    found.header_comment, found.fuzzy = f"# assay: {LANGUAGES[language]}", False
+    found.version = found.msgid_bugs_address = found.last_translator = found.language_team = ""
     path = po_file(language)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:

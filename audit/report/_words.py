@@ -53,6 +53,7 @@ VERDICTS = {  # word of the verdict -> (the status whose looks it takes, headlin
     "damaged": (Status.ERROR, "Damaged run: no verdict"),
 }
 
+BOUND_HELD = "A one-sided bound: the audit did not show that the gate is missed, and it could have shown it."
 ACCESS = {
     "white_box": "white box (weights and gradients)",
     "black_box_scores": "black box, sees scores",
@@ -132,7 +133,7 @@ def part_of(finding: Finding) -> str:
 def meaning_of(finding: Finding) -> str:
     """What a status says, in a sentence for somebody who did not write the scenario."""
     if finding.status is Status.PASS and isinstance(finding.estimate, Bound):
-        return "A one-sided bound: the audit did not show that the gate is missed, and it could have shown it."
+        return BOUND_HELD
     if finding.status is Status.WAIVED and finding.waiver:
         return (
             f"The gate is missed, and {finding.waiver.get('owner', 'nobody')} answers for that until "

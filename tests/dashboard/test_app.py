@@ -85,6 +85,13 @@ def test_what_is_read_is_what_is_written(code):
                 assert language.gettext(message.id) == message.string
 
 
+def test_texts_are_found_wherever_they_are_called():
+    from audit.catalogues.__main__ import messages
+
+    source = """f'{_("inside")} {ngettext("one", "many", n)}'; _(name); other("no"); _("out" "side")"""
+    assert set(messages(source)) == {"inside", ("one", "many"), "outside"}
+
+
 def test_every_status_is_a_word_in_every_language():
     with language.speaking("zh_CN"):
         words = {language.gettext(status.word) for status in STATUS.values()}
