@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from audit.train.frontier_table import Frontier, Number, Point
+    from audit.privacy.frontier_table import Frontier, Number, Point
 
 _RATE = "0.01"
 """False positive rate of the table's column; the others are in the files."""
@@ -45,12 +45,12 @@ def frontier(
     from rich.console import Console
 
     from audit.cli.terminal import show
+    from audit.privacy.frontier_table import CSV, JSON
     from audit.registry.store import Registry
     from audit.report._frontier_page import frontier_page
     from audit.run_folder import write_atomically
     from audit.stored import audit_home
     from audit.train.frontier import sweep
-    from audit.train.frontier_table import CSV, JSON
     from audit.train.training_file import read_training
 
     read, root = read_training(file), audit_home(home)
@@ -105,15 +105,9 @@ def _table(found: Frontier) -> Table:
 def _cell(found: Frontier, number: Number | None) -> str:
     if number is None:
         return "–"
-    from audit.numbers import show
-
     mark = _notes(found).get(number.note, "")
-    ends = f"{show(_round(number.low))}–{show(_round(number.high))}"
+    ends = "–".join("" if end is None else f"{end:.3f}" for end in (number.low, number.high))
     return f"{number.value:.3f}{mark} [dim]{ends}[/]"
-
-
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
 
 
 def _notes(found: Frontier) -> dict[str, str]:

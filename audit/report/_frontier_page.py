@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from audit.train.frontier_table import Frontier, Number, Point
+    from audit.privacy.frontier_table import Frontier, Number, Point
 
 Pick = Callable[["Point"], "Number | None"]
 

@@ -18,13 +18,13 @@ from audit.engine import run
 from audit.finding import Status, canonical_json, part_name
 from audit.parameters import UserError
 from audit.plan import bind
+from audit.privacy.frontier_table import CSV, JSON, Frontier, Number, Point, as_csv, read_frontier
 from audit.privacy.rdp import rdp_epsilon
 from audit.registry.importing import import_callable, source_digest
 from audit.registry.store import Registry
 from audit.scenario import parse
 from audit.scenario.marked_yaml import dump_yaml
 from audit.train.checkpoint import write_whole
-from audit.train.frontier_table import CSV, JSON, Frontier, Number, Point, as_csv, read_frontier
 from audit.train.training import Observer as TrainingObserver
 from audit.train.training import Trained, train
 from audit.train.training_file import Privacy, Training, TrainingFile

@@ -16,6 +16,7 @@ from audit.data import AuditData, Batch
 from audit.finding import canonical_json
 from audit.parameters import UserError
 from audit.privacy.accounting import Canaries, Caution, TrainingRecord, record_cautions
+from audit.privacy.history import History, Point, when
 from audit.registry.card import ModelCard
 from audit.registry.importing import import_callable, source_digest
 from audit.registry.reference import check_name
@@ -25,7 +26,6 @@ from audit.train import audit_scenario, building
 from audit.train.canaries import GradientCanaries, InputCanaries
 from audit.train.checkpoint import TrainingFolder
 from audit.train.gradients.converting import reverted
-from audit.train.history import History, Point, when
 from audit.train.ledger import Budget, batches_of, budget_of, privacy_ledger
 from audit.train.loop import Trainer
 from audit.train.publishing import published

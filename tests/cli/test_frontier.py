@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from audit.privacy.blind_control import BlindAuc
+from audit.privacy.frontier_table import read_frontier
 from audit.registry.store import Registry
-from audit.train.frontier_table import read_frontier
 
 FILE = """\
 name: soft

@@ -6,8 +6,8 @@ import re
 import subprocess
 import sys
 
+from audit.privacy.frontier_table import Frontier, Number, Point
 from audit.report._frontier_page import frontier_page
-from audit.train.frontier_table import Frontier, Number, Point
 
 
 def number(
@@ -88,5 +88,5 @@ def test_what_is_not_there_yet_is_said() -> None:
 
 
 def test_reading_and_drawing_take_no_torch() -> None:
-    code = "import sys, audit.report._frontier_page, audit.train.frontier_table; sys.exit('torch' in sys.modules)"
+    code = "import sys, audit.report._frontier_page, audit.privacy.frontier_table; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,12 +13,12 @@ from audit.engine import run
 from audit.parameters import UserError
 from audit.privacy.accounting import read_training_record
 from audit.privacy.blind_control import BlindAuc
+from audit.privacy.frontier_table import CSV, JSON, Frontier, read_frontier
 from audit.privacy.rdp import rdp_epsilon
 from audit.registry.store import Registry
 from audit.scenario import parse
 from audit.train import frontier as whole
 from audit.train.frontier import Watcher, sweep
-from audit.train.frontier_table import CSV, JSON, Frontier, read_frontier
 from audit.train.training_file import TrainingFile, bind_training
 
 FILE = """\

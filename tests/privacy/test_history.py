@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from audit.parameters import UserError
-from audit.train.history import MOST, NAME, History, Point, read_history, when
+from audit.privacy.history import MOST, NAME, History, Point, read_history, when
 
 
 @pytest.mark.parametrize(
