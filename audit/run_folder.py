@@ -121,10 +121,20 @@ class Evidence:
 
     def row(self, position: int) -> dict[str, NDArray[Any]]:
         """All fields of one row; only that row's bytes are read."""
+        chunk, offset = self._place(position)
+        return {name: self._file(chunk, name)[offset] for name in chunk["fields"]}
+
+    def cell(self, position: int, name: str) -> NDArray[Any]:
+        """One field of one row."""
+        chunk, offset = self._place(position)
+        cell: NDArray[Any] = self._file(chunk, name)[offset]
+        return cell
+
+    def _place(self, position: int) -> tuple[Mapping[str, Any], int]:
         offset = position
         for chunk in self._chunks:
             if offset < len(chunk["ids"]):
-                return {name: self._file(chunk, name)[offset] for name in chunk["fields"]}
+                return chunk, offset
             offset -= len(chunk["ids"])
         raise IndexError(f"row {position} of {len(self)}")
 
@@ -132,14 +142,15 @@ class Evidence:
         """One field of all rows."""
         import numpy as np
 
-        return np.concatenate([np.asarray(self._file(chunk, name)) for chunk in self._chunks])
+        return np.concatenate([self._file(chunk, name, whole=True) for chunk in self._chunks])
 
-    def _file(self, chunk: Mapping[str, Any], name: str) -> NDArray[Any]:
+    def _file(self, chunk: Mapping[str, Any], name: str, whole: bool = False) -> NDArray[Any]:
+        """A chunk's field, read at once or as its rows are asked for."""
         import numpy as np
 
         path = self._folder / f"{chunk['chunk']:05d}.{name}.npy"
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+            return np.load(path, mmap_mode=None if whole else "r", allow_pickle=False)  # type: ignore[no-any-return]
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"evidence {path} is damaged: {error}") from error
 

@@ -79,7 +79,7 @@ def _classes(one: Examples) -> list[str]:
 def _kind(one: Examples) -> str:
     """How rows are drawn: as what they are, or as positions where they lie flat."""
     kind = str(one.meta.get("input_kind", ""))
-    return kind if kind != "image" or one.evidence.row(0)["x"].ndim > 1 else "number"
+    return kind if kind != "image" or one.evidence.cell(0, "x").ndim > 1 else "number"
 
 
 def _bounds(one: Examples, row: dict[str, Any]) -> tuple[float, float]:

@@ -229,23 +229,21 @@ class Maps:
 def _joined(same: Sequence[tuple[MapSeries, int]]) -> Map:
     """One map, with what every check that stored it says about it."""
     series, at = same[0]
-    row = without_rounding(series.evidence.row(at))
     quality: dict[tuple[str, str], Quality] = {}
     curves: dict[str, NDArray[np.float64]] = {}
     for other, place in same:
-        about = other.evidence.row(place) if other is not series else row
-        for name in sorted(about):
-            if name.startswith(QUALITY):
-                known = Quality(
-                    clean(name.removeprefix(QUALITY)).replace("_", " "), float(about[name]), other.piece.check
-                )
-                quality.setdefault((known.name, known.check), known)
+        stored = other.evidence
+        for name in sorted(name for name in stored.fields if name.startswith(QUALITY)):
+            told = clean(name.removeprefix(QUALITY)).replace("_", " ")
+            known = Quality(told, float(stored.cell(place, name)), other.piece.check)
+            quality.setdefault((known.name, known.check), known)
+        drawn = [name for name in stored.fields if name.startswith(CURVE)]
         if not curves:
             curves = {
-                name.removeprefix(CURVE): np.asarray(about[name], dtype=np.float64)
-                for name in about
-                if name.startswith(CURVE)
+                name.removeprefix(CURVE): np.asarray(stored.cell(place, name), dtype=np.float64) for name in drawn
             }
+    small = [name for name in series.evidence.fields if not name.startswith((QUALITY, CURVE))]
+    row = without_rounding({name: series.evidence.cell(at, name) for name in small})
     return Map(series, row, tuple(quality.values()), curves)
 
 

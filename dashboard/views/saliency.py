@@ -63,7 +63,7 @@ def _classes(maps: Maps) -> list[str]:
 
 def _form(maps: Maps) -> str:
     first = maps.of_role("own")[0]
-    return first.reader.form(first.evidence.row(0))
+    return first.reader.form({"x": first.evidence.cell(0, "x")})
 
 
 # --- gallery -----------------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def _tile(maps: Maps, at: int, classes: Sequence[str], chosen: str) -> None:
     if rows.right is not None and rows.label is not None:
         said = f"✓ {said}" if rows.right[at] else f"✗ {named(rows.label[at], classes)} → {said}"
     series, place = _first(maps, row)
-    fields = series.evidence.row(place)
+    fields = {"x": series.evidence.cell(place, "x")}
     form = series.reader.form(fields)
     png = None
     if form == "image":
