@@ -108,6 +108,13 @@ class Frontier(Documented):
         return len(self.points) == len(self.epsilons) + 1 and all(point.audited for point in self.points)
 
     @property
+    def rates(self) -> list[str]:
+        """False positive rates at which the non-members are enough to see something, the largest first; else the largest alone."""
+        numbers = [number for point in self.points for number in point.numbers]
+        found = sorted({n.fpr for n in numbers if n.fpr is not None}, key=float, reverse=True)
+        return [r for r in found if any(n.fpr == r and n.status == "info" for n in numbers)] or found[:1]
+
+    @property
     def price(self) -> str:
         """What it costs to choose by this table, in words."""
         private = [point for point in self.points if point.spent is not None]

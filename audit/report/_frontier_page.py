@@ -21,7 +21,7 @@ Pick = Callable[["Point"], "Number | None"]
 
 def frontier_page(frontier: Frontier) -> str:
     """The frontier as an HTML page that needs nothing beside itself."""
-    rates = _rates(frontier)
+    rates = frontier.rates
     columns: list[tuple[str, Pick]] = [(frontier.utility, _picking(frontier.utility))]
     for attack in frontier.attacks:
         columns.append((f"AUC, {attack}", _picking("auc", attack)))
@@ -40,13 +40,6 @@ def frontier_page(frontier: Frontier) -> str:
     template = environment().get_template("frontier.html.j2")
     text: str = template.render(frontier=frontier, columns=columns, charts=charts, version=__version__)
     return text.rstrip("\n") + "\n"
-
-
-def _rates(frontier: Frontier) -> list[str]:
-    """False positive rates at which the non-members are enough to see something, the largest first; else the largest alone."""
-    numbers = [number for point in frontier.points for number in point.numbers]
-    rates = sorted({n.fpr for n in numbers if n.fpr is not None}, key=float, reverse=True)
-    return [r for r in rates if any(n.fpr == r and n.status == "info" for n in numbers)] or rates[:1]
 
 
 def _percent(rate: str) -> str:
