@@ -37,7 +37,8 @@ def _pieces(view: RunView, model: str, kind: str, check: str) -> list[Piece]:
     return [piece for piece in evidence.pieces(view, kind, FAMILY + check) if piece.model == model]
 
 
-def _told(problems: Sequence[str]) -> None:
+def told(problems: Sequence[str]) -> None:
+    """Damage, a line each."""
     for problem in dict.fromkeys(problems):
         st.error(_("Cannot be shown: {problem}").format(problem=problem), icon=":material/broken_image:")
 
@@ -73,7 +74,7 @@ def curves(view: RunView, model: str, found: Sequence[Number]) -> None:
         lines = by_norm.setdefault(norm, _Lines())
         for x, y, low, high in points:
             lines.add(name, x, y, low, high)
-    _told(problems)
+    told(problems)
     for norm, lines in sorted(by_norm.items()):
         unit = f", {units[norm]}" if units.get(norm) else ""
         charts.draw(
@@ -160,7 +161,7 @@ def success(view: RunView, model: str, found: Sequence[Number]) -> None:
         else links.select("step", _("Success by class, of"), steps, lambda s: s.removeprefix(FAMILY))
     )
     cells = _by_class(view, model, found, str(step), problems)
-    _told(problems)
+    told(problems)
     if cells:
         charts.draw(
             charts.heat(
@@ -220,7 +221,7 @@ def cost(view: RunView, model: str, found: Sequence[Number]) -> None:
             _distances(stored, piece, found)
         except DAMAGE as error:
             problems.append(evidence.said(view, piece, error))
-    _told(problems)
+    told(problems)
     spent = [one for one in found if one.metric == "queries"]
     if spent:
         charts.draw(
@@ -284,7 +285,7 @@ def masking(view: RunView, found: Sequence[Number]) -> None:
     """Whether the attacks would have seen it if there were something to see."""
     for one in found:
         if one.metric == "broken_controls":
-            _control(view, one)
+            status_line(view, one)
             rows = [s for s in found if s.step == one.step and s.metric == "success"]
             if rows:
                 charts.draw(
@@ -300,19 +301,24 @@ def masking(view: RunView, found: Sequence[Number]) -> None:
     if rows:
         st.subheader(_("Controls inside each attack"))
         for one in rows:
-            _control(view, one)
+            status_line(view, one)
     if not any(one.metric == "broken_controls" for one in found):
         st.caption(_("No check compared the attacks with stronger and weaker ones: robustness.gradient_masking does."))
 
 
-def _control(view: RunView, one: Number) -> None:
+def named(one: Number) -> str:
+    """The step of a number without its family."""
+    return one.step.removeprefix(f"{one.check.split('.')[0]}.")
+
+
+def status_line(view: RunView, one: Number) -> None:
     """A line with the status of what rests on the control, and what is said of it."""
     status = one.status
     finding = one.finding
     text = finding.message if finding else f"{one.metric.replace('_', ' ')} {show(one.value)}"
     items = "".join(f"<li>{html.escape(caution)}</li>" for caution in one.cautions)
     st.html(
-        f'<p><span class="tone {status}">{html.escape(status_sign(status))}</span> <b>{html.escape(one.step.removeprefix(FAMILY))}</b>: '
+        f'<p><span class="tone {status}">{html.escape(status_sign(status))}</span> <b>{html.escape(named(one))}</b>: '
         f"{html.escape(text)}</p>" + (f'<ul class="listed">{items}</ul>' if items else "")
     )
     if finding is not None and links.offered("run"):
@@ -346,7 +352,7 @@ def corruptions(view: RunView, model: str) -> None:
             _("Good: pale cells. A dark line is a corruption to train against, or to refuse inputs for."),
             key=f"corruptions-{piece.step}",
         )  # fmt: skip
-    _told(problems)
+    told(problems)
 
 
 def _by_severity(stored: Evidence) -> Iterator[tuple[str, str, float, str]]:
@@ -382,10 +388,10 @@ def others(view: RunView, model: str, found: Sequence[Number]) -> None:
     good = _("Good: the line stays low for as many queries as anybody may ask.")
     for piece in _pieces(view, model, "curve", "extraction"):
         stored_curve(view, piece, _("Fidelity of a stolen copy"), good, problems)
-    _told(problems)
+    told(problems)
     for one in found:
         if one.check in ("robustness.backdoor", "robustness.extraction") and not one.dims and one.finding is not None:
-            _control(view, one)
+            status_line(view, one)
 
 
 def _triggers(view: RunView, piece: Piece, problems: list[str]) -> None:
