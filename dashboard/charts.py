@@ -308,11 +308,9 @@ def relevance_line(
             "amount": summed, "told": [signed(float(v)) for v in summed], "cell": [show(float(v)) for v in line],
         }
     )  # fmt: skip
-    colour = alt.Color(
-        "amount:Q",
-        scale=diverging(limit),
-        legend=alt.Legend(title=label, orient="right", gradientLength=110, type="gradient"),
-    )
+    scale = diverging(limit)
+    legend = alt.Legend(title=label, orient="right", gradientLength=80, type="gradient")
+    colour, told = (alt.Color("amount:Q", scale=scale, legend=shown) for shown in (None, legend))
     tips = [
         alt.Tooltip("step:Q", title=x_label),
         alt.Tooltip("cell:N", title=y_label),
@@ -332,10 +330,10 @@ def relevance_line(
     lower = (
         alt.Chart(frame)
         .mark_bar(width=max(1.0, 700 / len(frame)))
-        .encode(x=below, y=alt.Y("amount:Q", title=label), color=colour, tooltip=tips)
+        .encode(x=below, y=alt.Y("amount:Q", title=label), color=told, tooltip=tips)
         .properties(height=90, width="container")
     )
-    return alt.vconcat(upper, lower, spacing=6)
+    return alt.vconcat(upper, lower, spacing=6).resolve_scale(color="independent")
 
 
 def diverging(limit: float) -> alt.Scale:
@@ -385,7 +383,7 @@ def removal(curves: Mapping[str, tuple[Any, Any, Any]], *, title: str, x_label: 
         color=alt.Color(
             "explainer:N",
             scale=looks["color"],
-            legend=alt.Legend(title=None, orient="bottom", labelLimit=300, columns=2),
+            legend=alt.Legend(title=None, orient="bottom", labelLimit=320, columns=1),
         ),
         strokeDash=alt.StrokeDash(
             "order:N", scale=alt.Scale(domain=[informed, random], range=[[1, 0], [4, 4]]), legend=None
@@ -400,7 +398,7 @@ def removal(curves: Mapping[str, tuple[Any, Any, Any]], *, title: str, x_label: 
     lines = base.mark_line(strokeWidth=2)
     shapes = alt.Shape("explainer:N", scale=looks["shape"], legend=None)
     points = base.transform_filter(alt.datum.order == informed).mark_point(filled=True, size=34).encode(shape=shapes)
-    return alt.layer(lines, points).properties(title=title, height=AROUND + 230)
+    return alt.layer(lines, points).properties(title=title, height=AROUND + 220 + 20 * len(names))
 
 
 # --- measured numbers --------------------------------------------------------------------------------------------

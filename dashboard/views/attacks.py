@@ -71,7 +71,7 @@ def _parts(view: RunView, model: str, found: Sequence[Number], series: list[Exam
     metrics, checks = {one.metric for one in found}, {one.check.removeprefix(FAMILY) for one in found}
     known: dict[str, tuple[bool, Callable[[], None]]] = {
         "curve": (
-            bool(metrics & {"robust_accuracy", "certified_accuracy"}),
+            any(one.threat is not None and one.threat.norm for one in found),
             lambda: robustness.curves(view, model, found),
         ),
         "success": ("attack_success" in metrics, lambda: robustness.success(view, model, found)),
