@@ -286,7 +286,7 @@ class Run:
     def state(self) -> State:
         """``running`` only while the writing process holds its lock; else an unfinished run is ``interrupted``."""
         if self.manifest.get("state") == "running":
-            return "running" if _locked(self.path / ".lock") else "interrupted"
+            return "running" if locked(self.path / ".lock") else "interrupted"
         return "finished" if self.manifest.get("state") == "finished" else "interrupted"
 
     @property
@@ -335,7 +335,8 @@ class Run:
         return Evidence(folder)
 
 
-def _locked(path: Path) -> bool:
+def locked(path: Path) -> bool:
+    """Whether a process holds a lock on the file."""
     try:
         with path.open("r") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
