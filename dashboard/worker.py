@@ -7,6 +7,7 @@ request, and ends by itself when the parent is gone or asks for nothing for a wh
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -155,10 +156,8 @@ class _Process:
 def _end(popen: subprocess.Popen[bytes], line: Connection, log: Any) -> None:
     """Leave nothing of a process: it, what it started, its line and its log."""
     line.close()
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(popen.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     popen.wait()
     log.close()
 

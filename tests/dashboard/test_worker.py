@@ -88,11 +88,12 @@ def gone(number: int) -> bool:
 def test_it_answers_and_stays_for_the_next_request(kept: Worker) -> None:
     first, second = (kept.ask({"do": "echo", "said": said}) for said in ("字", "two"))
     assert (first["said"], second["said"]) == ("字", "two")
-    assert second["n"] == first["n"] + 1 and first["process"] == second["process"] == kept.process != os.getpid()
+    assert second["n"] == first["n"] + 1
+    assert first["process"] == second["process"] == kept.process != os.getpid()
 
 
 def test_what_a_user_can_mend_comes_back_as_such(kept: Worker) -> None:
-    with pytest.raises(UserError, match="^give a row$"):
+    with pytest.raises(UserError, match=r"^give a row$"):
         kept.ask({"do": "refuse"})
     assert kept.process is not None
 
@@ -101,7 +102,8 @@ def test_what_a_user_can_mend_comes_back_as_such(kept: Worker) -> None:
 def test_code_that_raises_leaves_the_process_alive(kept: Worker, do: str, said: str) -> None:
     with pytest.raises(WorkerFailed) as failed:
         kept.ask({"do": do})
-    assert (failed.value.why, failed.value.said) == ("broke", said) and kept.process is not None
+    assert (failed.value.why, failed.value.said) == ("broke", said)
+    assert kept.process is not None
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,8 @@ def test_code_that_raises_leaves_the_process_alive(kept: Worker, do: str, said: 
 def test_a_crash_is_named_and_the_next_request_has_a_new_process(quick: Worker, do: str, why: str, said: str) -> None:
     with pytest.raises(WorkerFailed) as failed:
         quick.ask({"do": do})
-    assert (failed.value.why, failed.value.said) == (why, said) and quick.process is None
+    assert (failed.value.why, failed.value.said) == (why, said)
+    assert quick.process is None
     assert "goodbye" in failed.value.log or do == "abort"
     assert quick.ask({"do": "echo", "said": "again"})["n"] == 1
 
@@ -123,13 +126,16 @@ def test_a_request_that_never_ends_is_ended(quick: Worker, monkeypatch: pytest.M
     began = time.monotonic()
     with pytest.raises(WorkerFailed) as failed:
         quick.ask({"do": do})
-    assert failed.value.why == "late" and time.monotonic() - began < 20 and gone(number)
+    assert failed.value.why == "late"
+    assert time.monotonic() - began < 20
+    assert gone(number)
 
 
 def test_memory_has_a_limit_that_the_process_survives(quick: Worker, kept: Worker) -> None:
     with pytest.raises(WorkerFailed) as failed:
         quick.ask({"do": "hoard", "bytes": 400_000_000})
-    assert failed.value.why == "memory" and quick.process is not None
+    assert failed.value.why == "memory"
+    assert quick.process is not None
     assert kept.ask({"do": "hoard", "bytes": 400_000_000}) == {"bytes": 400_000_000}
 
 
@@ -165,7 +171,8 @@ os.kill(os.getpid(), 9)
 def test_a_target_that_cannot_be_imported_is_told(folder: Path) -> None:
     with pytest.raises(WorkerFailed) as failed:
         Worker("no_such_module:answer", seconds=1).ask({})
-    assert failed.value.why == "ended" and "no_such_module" in failed.value.log
+    assert failed.value.why == "ended"
+    assert "no_such_module" in failed.value.log
 
 
 def test_the_worker_itself_needs_neither_torch_nor_streamlit() -> None:
