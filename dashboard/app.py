@@ -12,6 +12,7 @@ import streamlit as st
 from audit import __version__
 from audit.parameters import UserError
 from dashboard import links, theme, words
+from dashboard.markdown import plain
 from dashboard.words import _
 
 SIDEBAR = 232  # pixels: tables want the rest
@@ -40,7 +41,7 @@ class View:
             try:
                 importlib.import_module(f"dashboard.views.{self.name}").show()
             except UserError as error:
-                st.error(str(error), icon=":material/error:")
+                st.error(plain(error), icon=":material/error:")
 
         return show
 

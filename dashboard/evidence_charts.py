@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import altair as alt
 
 HEIGHT = 360
+FINENESS = 200
+"""Points per decade that a ROC curve is drawn with."""
 CELL = 30
 """Pixels of a cell of a matrix."""
 FLOOR = 1e-4
@@ -86,6 +88,8 @@ def roc(fpr: Any, tpr: Any, *, title: str) -> alt.LayerChart | alt.FacetChart:
     x, y = np.asarray(fpr, dtype=float).ravel(), np.asarray(tpr, dtype=float).ravel()
     seen = np.concatenate([x[x > 0], y[y > 0]])
     floor = float(seen.min()) if seen.size else FLOOR
+    kept = _told_apart(np.clip(x, floor, 1), np.clip(y, floor, 1))
+    x, y = x[kept], y[kept]
     frame = pd.DataFrame({"fpr": np.clip(x, floor, 1), "tpr": np.clip(y, floor, 1), "line": title})
     chance = pd.DataFrame({"fpr": [floor, 1.0], "tpr": [floor, 1.0], "line": _("chance")})
     axis = alt.Scale(type="log", domain=[floor, 1])
@@ -101,6 +105,17 @@ def roc(fpr: Any, tpr: Any, *, title: str) -> alt.LayerChart | alt.FacetChart:
     steps = alt.Chart(frame).mark_line(interpolate="step-after", strokeWidth=2).encode(**encoded)
     diagonal = alt.Chart(chance).mark_line(strokeWidth=1).encode(**encoded)
     return alt.layer(steps, diagonal).properties(title=title, height=HEIGHT)
+
+
+def _told_apart(x: Any, y: Any) -> Any:
+    """Positions of the points of a curve ``(N,)`` that an eye can tell apart on logarithmic axes; the first and the last among them."""
+    import numpy as np
+
+    cells = np.stack([np.round(np.log10(values) * FINENESS) for values in (x, y)])
+    kept = np.ones(len(x), dtype=bool)
+    kept[1:] = (np.diff(cells, axis=1) != 0).any(axis=0)
+    kept[-1:] = True
+    return np.flatnonzero(kept)
 
 
 def confusion(cells: Sequence[tuple[str, str, int, float]], classes: Sequence[str]) -> alt.LayerChart | alt.FacetChart:

@@ -15,6 +15,7 @@ from audit.report._view import RunView
 from audit.report._words import clean
 from audit.run_folder import Evidence
 from dashboard import charts, evidence_charts, links
+from dashboard.markdown import plain
 from dashboard.words import _
 
 PAGES = {"attributions": "saliency", "adversarial": "attacks"}
@@ -30,7 +31,7 @@ def exhibit(view: RunView, ref: EvidenceRef, *, key: str) -> None:
         _draw(view, ref, evidence, key)
     except _evidence.DAMAGE as error:
         said = str(error) if isinstance(error, UserError) else f"{ref.path}: {type(error).__name__}: {error}"
-        st.error(_("Cannot be shown: {problem}").format(problem=view.problem(said)))
+        st.error(plain(_("Cannot be shown: {problem}").format(problem=view.problem(said))))
 
 
 def _draw(view: RunView, ref: EvidenceRef, evidence: Evidence, key: str) -> None:
@@ -52,11 +53,11 @@ def _draw(view: RunView, ref: EvidenceRef, evidence: Evidence, key: str) -> None
             values = evidence.column("value")
             st.caption(
                 _("Outcomes per row, kept for comparison in pairs: {name}, {n} rows, mean {mean}").format(
-                    name=name, n=f"{len(values):,}", mean=show(float(values.mean()))
+                    name=plain(name), n=f"{len(values):,}", mean=show(float(values.mean()))
                 )
             )
         case _:
-            st.caption(name)
+            st.caption(plain(name))
             _table(evidence, key)
 
 
@@ -67,7 +68,7 @@ def _page_link(view: RunView, ref: EvidenceRef, evidence: Evidence) -> None:
     if links.offered(PAGES[ref.kind]):
         links.link(label, PAGES[ref.kind], icon=":material/image_search:", run=view.run.name, evidence=ref.path)
     else:
-        st.caption(label)
+        st.caption(plain(label))
 
 
 def _curve(evidence: Evidence, name: str, key: str) -> None:
@@ -84,7 +85,7 @@ def _curve(evidence: Evidence, name: str, key: str) -> None:
             x_scale=str(meta.get("x_scale", "linear")),
             y_scale=str(meta.get("y_scale", "linear")),
         ),
-        clean(meta.get("note") or _("The band is the interval at each point, where one was stored.")),
+        plain(clean(meta.get("note") or _("The band is the interval at each point, where one was stored."))),
         key=key,
     )
 
@@ -94,7 +95,7 @@ def _confusion(evidence: Evidence, key: str) -> None:
     if matrix is None:
         if table is not None:
             _frame(table.header, table.rows, key)
-            st.caption(table.note)
+            st.caption(plain(table.note))
         return
     cells = [
         (true, said, int(count.replace(",", "")), share)

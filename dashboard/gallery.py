@@ -7,6 +7,7 @@ import html
 import streamlit as st
 
 from dashboard import links, pictures
+from dashboard.markdown import plain
 
 TILES = 18
 """Samples of a gallery that are shown at once."""
@@ -53,11 +54,6 @@ def tile(row: str, said: str, png: bytes | None, *, text: str = "", chosen: bool
     st.button(
         label, key=f"tile-{row}", on_click=links.note, kwargs={"sample": row}, type="primary" if chosen else "secondary"
     )
-
-
-def plain(text: str) -> str:
-    """A text in a label, where Markdown would make something else of it."""
-    return "".join(f"\\{c}" if c in r"\`*_{}[]()#+-.!|<>~$:" else c for c in text)
 
 
 def picture(png: bytes, caption: str) -> None:

@@ -12,6 +12,8 @@ from urllib.parse import urlencode
 import streamlit as st
 from streamlit.navigation.page import Page
 
+from dashboard.markdown import plain
+
 PAGE = "page"
 KEPT = ("lang",)
 """Parameters that every address hands on."""
@@ -105,13 +107,13 @@ def several(
     name: str, label: str, options: Sequence[str], shown: Callable[[str], str] = str, *, empty: str = ""
 ) -> list[str]:
     """Any number of options, held by the address."""
-    given = (asked(name) or "").split("~")
+    given = st.query_params.get_all(name)
     current = [option for option in options if option in given]
     key = f"several-{name}"
     st.session_state[key] = current
 
     def changed() -> None:
-        note(**{name: "~".join(st.session_state[key]) or None})
+        st.query_params[name] = list(st.session_state[key])
 
     st.multiselect(label, options, format_func=shown, key=key, placeholder=empty or None, on_change=changed)
     return current
@@ -136,7 +138,7 @@ def go(name: str, **where: str | None) -> NoReturn:
 
 def link(label: str, name: str, *, icon: str | None = None, help: str | None = None, **where: str | None) -> None:
     """A link to another view."""
-    st.page_link(page(name), label=label, icon=icon, help=help, query_params=parameters(where))
+    st.page_link(page(name), label=plain(label), icon=icon, help=help, query_params=parameters(where))
 
 
 def follow(current: Page) -> None:
@@ -144,7 +146,7 @@ def follow(current: Page) -> None:
     name = st.query_params.get(PAGE)
     if name is None:
         return
-    rest = {key: value for key, value in st.query_params.items() if key != PAGE}
+    rest = {key: st.query_params.get_all(key) for key in st.query_params if key != PAGE}
     if offered(name) and page(name) is not current:
         st.switch_page(page(name), query_params=rest)
     st.query_params.pop(PAGE)

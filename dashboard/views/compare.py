@@ -17,6 +17,7 @@ from audit.parameters import UserError
 from audit.report._view import RunView
 from audit.report._words import STATUS, part_of
 from dashboard import charts, gates, links, stored, theme
+from dashboard.markdown import plain
 from dashboard.stored import RunSummary
 from dashboard.words import _, status_sign
 
@@ -46,7 +47,7 @@ def show() -> None:
     names = {summary.name: summary for summary in found}
     for parameter in ("before", "after"):
         if (asked := links.asked(parameter)) is not None and asked not in names:
-            st.error(_("There is no run '{name}' here that could be compared.").format(name=asked))
+            st.error(_("There is no run '{name}' here that could be compared.").format(name=plain(asked)))
     left, right = st.columns(2)
     with right:
         after = links.select("after", _("After"), list(names), lambda name: stored.described(names[name]))
@@ -113,7 +114,9 @@ def _caveats(old: RunView, new: RunView) -> None:
     for view in (old, new):
         if view.problems or view.state != "finished":
             st.warning(
-                _("Run {name} is incomplete or damaged; only what it holds is compared.").format(name=view.run.name)
+                _("Run {name} is incomplete or damaged; only what it holds is compared.").format(
+                    name=plain(view.run.name)
+                )
             )
 
 
@@ -352,15 +355,15 @@ def _flipped(old: RunView, new: RunView, compared: Sequence[Change]) -> None:
         )
         if len(found) > FLIPS:
             st.caption(_("{n} of {all} are shown.").format(n=f"{FLIPS:,}", all=f"{len(found):,}"))
-        if chosen := state["selection"]["rows"]:
-            links.note(sample=shown[chosen[0]].row)
+        if clicked := state["selection"]["rows"]:
+            links.note(sample=shown[clicked[0]].row)
     if (sample := links.asked("sample")) is not None:
         _sample(old, new, sample)
 
 
 def _sample(old: RunView, new: RunView, sample: str) -> None:
     """Where a sample's maps and attacks are to be seen."""
-    st.markdown(f"**{_('Sample {row}').format(row=sample)}**")
+    st.markdown(f"**{_('Sample {row}').format(row=plain(sample))}**")
     pages = {"saliency": _("its maps in {name}"), "attacks": _("its attacks in {name}")}
     kinds = {"attributions": "saliency", "adversarial": "attacks"}
     seen = False

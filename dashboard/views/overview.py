@@ -12,6 +12,7 @@ from audit.names import available
 from audit.numbers import show_seconds
 from audit.report._words import VERDICTS
 from dashboard import course, links, stored, theme
+from dashboard.markdown import plain
 from dashboard.stored import RunSummary
 from dashboard.words import _, ngettext, status_sign, verdict_word
 
@@ -48,7 +49,7 @@ def show() -> None:
 
 
 def _how_to_start(home: str) -> None:
-    st.info(_("There are no runs in {home} yet.").format(home=home), icon=":material/inbox:")
+    st.info(_("There are no runs in {home} yet.").format(home=plain(home)), icon=":material/inbox:")
     st.write(_("Audit four models that come with assay, from training to verdict:"))
     st.code("audit demo", language="console")
     st.write(_("Or audit your own: register a model, write what it must show, and run it:"))
@@ -70,7 +71,7 @@ def _told(found: Sequence[RunSummary]) -> None:
 
 def _damage(broken: Sequence[RunSummary]) -> None:
     if broken:
-        lines = "\n".join(f"- `{summary.name}`: {summary.problem}" for summary in broken)
+        lines = "\n".join(f"- {plain(summary.name)}: {plain(summary.problem)}" for summary in broken)
         st.error(f"{_('Damaged run folders; the others open as ever:')}\n\n{lines}", icon=":material/broken_image:")
 
 

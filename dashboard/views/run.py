@@ -16,6 +16,7 @@ from audit.report._measured import MAX_ROWS, Cell, Grid, grids, lines
 from audit.report._view import RunView
 from audit.report.html import facts as manifest_facts
 from dashboard import banner, exhibits, gates, links, opened, stored
+from dashboard.markdown import plain
 from dashboard.words import _, severity_word, status_sign
 
 FORMATS = {
@@ -38,7 +39,7 @@ def show() -> None:
         return
     if asked is not None and asked not in known:
         st.title(_("Run"))
-        st.error(_("There is no run '{name}' here. Choose another in the overview.").format(name=asked))
+        st.error(_("There is no run '{name}' here. Choose another in the overview.").format(name=plain(asked)))
         return
     name = links.select(
         "run", _("Run"), list(known), lambda name: stored.described(known[name]), forgets=("finding", "step")
@@ -47,7 +48,7 @@ def show() -> None:
     _head(view)
     banner.show(view)
     for problem in view.problems:
-        st.error(problem, icon=":material/broken_image:")
+        st.error(plain(problem), icon=":material/broken_image:")
     _downloads(view)
     part = links.select("part", _("Part"), PARTS, _part_name, segmented=True)
     {
@@ -66,9 +67,9 @@ def _part_name(part: str) -> str:
 
 
 def _head(view: RunView) -> None:
-    st.title(view.title)
+    st.title(plain(view.title))
     if said := view.manifest.get("description"):
-        st.write(said)
+        st.write(plain(said))
     models = ", ".join(f"{ref} ({str(facts.get('digest', ''))[:12]})" for ref, facts in view.models.items())
     total = view.timings.get("total")
     facts = [
@@ -79,7 +80,7 @@ def _head(view: RunView) -> None:
         f"{str(view.manifest['started'])[:16].replace('T', ' ')} UTC" if view.manifest.get("started") else "",
         _("took {time}").format(time=show_seconds(float(total))) if isinstance(total, (int, float)) else "",
     ]
-    st.caption(" · ".join(fact for fact in facts if fact))
+    st.caption(plain(" · ".join(fact for fact in facts if fact)))
 
 
 def _downloads(view: RunView) -> None:
@@ -140,7 +141,7 @@ def _gates(view: RunView) -> None:
         with st.container(border=True):
             opened.show(view, finding)
     elif asked is not None:
-        st.error(_("This run holds no finding '{name}'.").format(name=asked))
+        st.error(_("This run holds no finding '{name}'.").format(name=plain(asked)))
 
 
 def _filtered(found: Sequence[Finding]) -> list[Finding]:
@@ -185,7 +186,7 @@ def _measured(view: RunView) -> None:
         st.markdown(f"**{_('Overall numbers without a gate')}**")
         st.dataframe(pd.DataFrame(rows), hide_index=True, key="undivided")
     for i, grid in enumerate(grids(view)):
-        st.markdown(f"**{grid.title}**")
+        st.markdown(f"**{plain(grid.title)}**")
         st.dataframe(pd.DataFrame(_grid_rows(grid)), hide_index=True, key=f"grid-{i}")
         if len(grid.rows) > MAX_ROWS:
             st.caption(

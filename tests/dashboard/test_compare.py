@@ -67,7 +67,7 @@ def test_one_run_twice_is_said(audited_home, opened):
 
 
 def test_an_unknown_run_is_said(audited_home, opened):
-    assert "no run 'nope'" in opened("compare", fine=False, before="nope").error[0].value
+    assert "no run 'nope'" in opened("compare", fine=False, before="nope").error[0].value.replace("\\", "")
 
 
 def test_different_data_is_said(home, made, opened):

@@ -19,7 +19,7 @@ def rows(app):
 
 def test_an_empty_home_shows_how_to_start(home, opened):
     app = opened()
-    assert str(home.path) in app.info[0].value
+    assert str(home.path) in app.info[0].value.replace("\\", "")
     assert "audit demo" in app.code[0].value
     assert not app.dataframe
 
@@ -84,11 +84,11 @@ def test_a_damaged_run_names_its_file_and_the_others_stay(home, opened):
     assert found == {"good": "✓ Passed"} | dict.fromkeys(
         ("cut", "torn", "gone", "stranger"), "! Damaged run: no verdict"
     )
-    (said,) = (error.value for error in app.error)
-    assert "`cut`: findings.jsonl holds 0 bytes instead of" in said
-    assert "`torn`: manifest.json cannot be read" in said
-    assert "`gone`: findings.jsonl is missing" in said
-    assert "`stranger`" in said
+    (said,) = (error.value.replace("\\", "").replace("- ", "") for error in app.error)
+    assert "cut: findings.jsonl holds 0 bytes instead of" in said
+    assert "torn: manifest.json cannot be read" in said
+    assert "gone: findings.jsonl is missing" in said
+    assert "stranger: " in said
     assert str(home.path) not in said
 
 
@@ -104,7 +104,7 @@ def test_the_table_follows_the_folder(home, opened):
     ("query", "left"),
     [
         ({"verdict": "fail"}, {"bad"}),
-        ({"verdict": "fail~pass"}, {"bad", "good", "other"}),
+        ({"verdict": ["fail", "pass"]}, {"bad", "good", "other"}),
         ({"scenario": "renamed"}, {"other"}),
         ({"model": "toy"}, {"bad", "good", "other"}),
         ({"q": "renamed toy"}, {"other"}),
@@ -148,7 +148,7 @@ def test_the_course_draws_each_gate_over_the_versions(audited_home, opened):
     app = opened()
     charts = [element for element in app.main if element.type == "vega_lite_chart"]
     assert len(charts) == 12
-    assert "on the side that the gate requires" in [c.value for c in app.caption][-1]
+    assert "on the side that the gate requires" in app.caption[-2].value
 
 
 def test_the_newest_run_of_a_version_is_drawn(home, opened):
