@@ -490,9 +490,16 @@ def heat(
 
 
 def histogram(
-    values: Mapping[str, Any], *, title: str, label: str, unit: str, marked: float | None = None, bins: int = 30
+    values: Mapping[str, Any],
+    *,
+    title: str,
+    label: str,
+    unit: str,
+    marked: float | None = None,
+    bins: int = 30,
+    counted: str = "",
 ) -> alt.LayerChart:
-    """How many rows have which number, by series; `marked`: a line at one number."""
+    """How many rows, or what `counted` names, have which number, by series; `marked`: a line at one number."""
     import altair as alt
     import numpy as np
     import pandas as pd
@@ -520,7 +527,7 @@ def histogram(
         .encode(
             x=alt.X("low:Q", title=title_x, bin="binned"),
             x2="high:Q",
-            y=alt.Y("count:Q", title=_("rows"), axis=alt.Axis(tickMinStep=1)),
+            y=alt.Y("count:Q", title=counted or _("rows"), axis=alt.Axis(tickMinStep=1)),
             color=alt.Color(
                 "series:N", scale=looks["color"],
                 legend=None if len(names) == 1 else alt.Legend(title=None, orient="bottom"),
@@ -528,7 +535,7 @@ def histogram(
             tooltip=[
                 *([alt.Tooltip("series:N", title=_("series"))] if len(names) > 1 else []),
                 alt.Tooltip("told:N", title=title_x),
-                alt.Tooltip("count:Q", title=_("rows")),
+                alt.Tooltip("count:Q", title=counted or _("rows")),
             ],
         )
     )  # fmt: skip
