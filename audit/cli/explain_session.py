@@ -31,17 +31,22 @@ _MAX_LINES = 40
 _CHUNK = 32
 """Most inputs explained before they are written."""
 
+Explanation = tuple[dict[str, Any], dict[str, Any]]
+"""Fields and meta of attribution evidence."""
+
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """What the model answers to some inputs.
 
     Args:
+        answers: as the model gives them, in its output space.
         score: ``(N,)`` of the explained class, in the model's output space.
         chances: ``(N,)`` probability of the predicted class, where the model gives any.
     """
 
     subject: Subject
+    answers: Tensor
     score: Tensor
     chances: Tensor | None
 
@@ -92,19 +97,31 @@ class Session:
                 notes = [f"note: {note}" for note in inputs.notes]
                 print_parts([_table(lines), *notes, f"wrote {folder.path / 'index.html'}"])
 
-    def _chunk(self, part: Inputs, folder: ExplanationFolder, scratch: Path) -> Iterator[list[tuple[str, ...]]]:
-        """Explain some inputs with every explainer; what is printed of each as it is written."""
+    def explained(self, part: Inputs, scratch: Path) -> tuple[Asked, list[list[Explanation]]]:
+        """What the model answers to some inputs, and what each explainer says of each.
+
+        Args:
+            scratch: a folder to make for temporary files.
+
+        Raises:
+            UserError: an explainer does not fit the model or its input.
+        """
         asked = self._ask(part)
         with RunWriter(scratch, {"scenario": "explain"}, "") as writer:
             found = []
             for number, (_, _, one) in enumerate(self.chosen):
                 ctx = Context(
-                    seed=self.seed, check_id="", step=f"explainer {number}", writer=writer, open_model=_no_other
+                    seed=self.seed, check_id="", step=f"explainer {number}", writer=writer, open_model=no_other
                 )
                 found.append([*self._rows(one, part, asked, ctx, writer)])
+        return asked, found
+
+    def _chunk(self, part: Inputs, folder: ExplanationFolder, scratch: Path) -> Iterator[list[tuple[str, ...]]]:
+        """Explain some inputs with every explainer; what is printed of each as it is written."""
+        asked, found = self.explained(part, scratch)
         for i, name in enumerate(part.names):
             rows = [of_one[i] for of_one in found]
-            said, facts = self._said(part, asked, i)
+            said, facts = self.said(part, asked, i)
             stem = folder.add(name, said, rows, facts)
             lines: list[tuple[str, ...]] = []
             for (label, _, _), (row, meta) in zip(self.chosen, rows, strict=True):
@@ -118,7 +135,7 @@ class Session:
                 )
             yield lines
 
-    def _ask(self, part: Inputs) -> _Asked:
+    def _ask(self, part: Inputs) -> Asked:
         import torch
 
         model, x = self.model, self.model.tensor(part.batch)
@@ -133,12 +150,13 @@ class Session:
             if model.output != "label":
                 chances = model.probabilities_of(answers).gather(1, prediction[:, None]).squeeze(1)
         background = model.tensor(self.background) if self.background is not None else x[:0]
-        return _Asked(Subject(part.batch, x, prediction, aim, background, ()), model.target_of(answers, aim), chances)
+        subject = Subject(part.batch, x, prediction, aim, background, ())
+        return Asked(subject, answers, model.target_of(answers, aim), chances)
 
     def _rows(
-        self, one: Explainer, part: Inputs, asked: _Asked, ctx: Context, writer: RunWriter
-    ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """Fields and meta of attribution evidence for every row."""
+        self, one: Explainer, part: Inputs, asked: Asked, ctx: Context, writer: RunWriter
+    ) -> Iterator[Explanation]:
+        """Of every row."""
         gains = self._gains(one, asked.subject, ctx, writer) if self.quality else {}
         try:
             for rows, found in explain(one, self.model, asked.subject, ctx):
@@ -150,7 +168,7 @@ class Session:
                 raise UserError(f"{error}; give some with --background") from error
             raise
 
-    def _row(self, found: Attribution, part: Inputs, asked: _Asked, rows: slice, i: int) -> dict[str, Any]:
+    def _row(self, found: Attribution, part: Inputs, asked: Asked, rows: slice, i: int) -> dict[str, Any]:
         import numpy as np
 
         from audit.explainers._completeness import completeness_gap, relative_gap
@@ -216,7 +234,7 @@ class Session:
             "background": self.background.digest if self.background is not None else None,
         }  # fmt: skip
 
-    def _said(self, part: Inputs, asked: _Asked, i: int) -> tuple[str, dict[str, Any]]:
+    def said(self, part: Inputs, asked: Asked, i: int) -> tuple[str, dict[str, Any]]:
         """What the model said of an input: in words, and for the manifest."""
         model, subject = self.model, asked.subject
         facts: dict[str, Any] = {"id": part.batch.ids[i], "score": float(asked.score[i])}
@@ -256,7 +274,8 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
         yield lambda: bar.advance(task)
 
 
-def _no_other(name: str) -> AuditedModel:
+def no_other(name: str) -> AuditedModel:
+    """Where nothing but the model itself is at hand."""
     raise UserError(f"there is no other model '{name}' here")
 
 
