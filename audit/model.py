@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from pydantic import model_validator
@@ -265,6 +266,8 @@ class AuditedModel:
         """The privacy ledger of its training (`audit.privacy.accounting.TrainingRecord` as JSON), where the registry keeps one."""
         self.recipe: Recipe | None = None
         """How it was trained, where the registry knows."""
+        self.files: dict[str, Path] = {}
+        """What it was loaded from, by the names that it has there, where the registry keeps it."""
         self._outputs: dict[str, Tensor] = {}
         self._remembered: dict[str, tuple[int, Any]] = {}
         self.rows_forward = 0

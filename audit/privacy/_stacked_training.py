@@ -22,13 +22,12 @@ from torch.nn import functional
 
 from audit import __version__
 from audit.model import AuditedModel, OutputSpace
-from audit.names import nearest
 from audit.parameters import NotApplicable, UserError
 from audit.privacy._stacked import Alone, Stack, named_tensors, stack_height, stacked_tensors, way_for
 from audit.privacy._stacked_cache import Entry, StackCache, as_bytes, pack, unpack
+from audit.privacy.optimiser import optimiser
 from audit.privacy.shadow_models import Part, Progress, Trained
 from audit.recipe import Recipe
-from audit.registry.importing import one_line
 from audit.registry.loaders.state_dict import input_dtype
 from audit.rng import generator, key
 
@@ -41,8 +40,6 @@ _FEW = 4  # rows of a proof
 _TOLD_EVERY = 16  # steps
 _ELEMENTWISE = {"adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "rprop", "sgd"}
 """Optimisers that move every number by its own gradients alone: on a stack they do what they do on each module."""
-_FUSED = {"adagrad", "adam", "adamw", "sgd"}
-_NOT_BY_STEPS = {"Optimizer", "LBFGS", "SparseAdam"}
 
 
 def train_stacked(
@@ -298,7 +295,7 @@ class _Training:
             tensors = {n.removeprefix("module."): t for n, t in tensors.items()}
         self.stack = work.training_way(work.base, tensors)
         self.stack.train()
-        self.optimiser = _optimiser(recipe, self.stack.parameters)
+        self.optimiser = optimiser(recipe.optimiser, self.stack.parameters, fused=True)
         if entry is not None:
             unpack(self.optimiser, entry.tensors, entry.about["optimiser"])
             self.step = entry.about["step"]
@@ -365,27 +362,6 @@ class _Training:
             ]
             self._order = epoch, torch.from_numpy(np.stack(order))
         return self._order[1]
-
-
-def _optimiser(recipe: Recipe, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    name, given = recipe.optimiser
-    known = {
-        found.lower(): kind
-        for found, kind in vars(torch.optim).items()
-        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and found not in _NOT_BY_STEPS
-    }
-    if name.lower() not in known:
-        guess = nearest(name.lower(), sorted(known))
-        raise UserError(
-            f"torch.optim has no '{name}' that trains by steps of a dense gradient"
-            + (f"; did you mean '{guess}'?" if guess else f"; known: {', '.join(sorted(known))}")
-        )
-    faster = {"fused": True} if name.lower() in _FUSED and not given.keys() & {"foreach", "differentiable"} else {}
-    try:
-        made: torch.optim.Optimizer = known[name.lower()](parameters, **{**faster, **given})
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"optimiser '{name}': {one_line(error)}") from error
-    return made
 
 
 # --- what trained shadows say ---------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def open_card(card: ModelCard, blobs: BlobFolder, trust: Trust) -> AuditedModel:
         files[name] = blobs.verified(sha256, f"the file {name} of {card.ref}")
         check_file(files[name], name, card.loader, trust)
     model = loader.load(card, files, trust)
-    model.recipe = card.recipe
+    model.recipe, model.files = card.recipe, files
     if card.ledger is not None:
         model.ledger = blobs.verified(card.ledger, f"the privacy ledger of {card.ref}").read_text(encoding="utf-8")
     return model

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from audit.data import AuditData, Batch
-from audit.names import nearest
 from audit.parameters import UserError
 from audit.registry.importing import one_line
 from audit.registry.loaders._group_norm import with_group_norm
@@ -115,30 +114,3 @@ def gradient_mode(training: Training, module: nn.Module, x: Tensor, y: Tensor) -
             plain.rows, _ = fitting(plain, x[:few], y[:few], training.memory_limit)
             module.load_state_dict(buffers, strict=False)  # batch normalisation has seen rows that no step took
     return plain
-
-
-def optimiser(training: Training, module: nn.Module) -> torch.optim.Optimizer:
-    """The file's optimiser.
-
-    Raises:
-        UserError: torch has none of that name, or not with these parameters.
-    """
-    name, parameters = training.optimiser
-    known = {
-        found.lower(): kind
-        for found, kind in vars(torch.optim).items()
-        if isinstance(kind, type)
-        and issubclass(kind, torch.optim.Optimizer)
-        and found not in ("Optimizer", "LBFGS", "SparseAdam")
-    }
-    if name.lower() not in known:
-        guess = nearest(name.lower(), sorted(known))
-        raise UserError(
-            f"torch.optim has no '{name}' that trains by steps of a dense gradient"
-            + (f"; did you mean '{guess}'?" if guess else f"; known: {', '.join(sorted(known))}")
-        )
-    try:
-        found: torch.optim.Optimizer = known[name.lower()]([p for _, p in trained(module)], **parameters)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"optimiser '{name}': {one_line(error)}") from error
-    return found

@@ -17,6 +17,7 @@ from audit.finding import canonical_json
 from audit.parameters import UserError
 from audit.privacy.accounting import Canaries, Caution, TrainingRecord, record_cautions
 from audit.privacy.history import History, Point, when
+from audit.privacy.optimiser import optimiser
 from audit.registry.card import ModelCard
 from audit.registry.importing import import_callable, source_digest
 from audit.registry.reference import check_name
@@ -25,6 +26,7 @@ from audit.rng import key
 from audit.train import audit_scenario, building
 from audit.train.canaries import GradientCanaries, InputCanaries
 from audit.train.checkpoint import TrainingFolder
+from audit.train.clipping import trained
 from audit.train.gradients.converting import reverted
 from audit.train.ledger import Budget, batches_of, budget_of, privacy_ledger
 from audit.train.loop import Trainer
@@ -156,8 +158,8 @@ class _UnderWay:
         if training.dp is not None and training.dp.canaries is not None and training.dp.canaries.gradients is not None:
             count = training.dp.canaries.gradients
             canaries = GradientCanaries.of(mode.parameters, mode.layers, count, mode.clipping, self.randomness)
-        optimiser = building.optimiser(training, module)
-        self.trainer = Trainer(training, budget, mode, optimiser, x, y, self.randomness, canaries, present)
+        steps = optimiser(training.optimiser, [p for _, p in trained(module)])
+        self.trainer = Trainer(training, budget, mode, steps, x, y, self.randomness, canaries, present)
         if state is not None:
             self.trainer.restore(state)
 

@@ -21,7 +21,7 @@ _MARKS = str.maketrans("ĠĊ▁", "   ")
 """What byte-level and sentence-piece vocabularies write for spaces and line ends."""
 
 
-def texts_in(path: Path) -> list[tuple[str, str]]:
+def texts_in(path: Path, name: str | None = None) -> list[tuple[str, str]]:
     """Where and what: ``line 3`` and its text of a file of lines, every string of JSON (``line 3`` of ``.jsonl``). Blank ones are left out.
 
     Raises:
@@ -31,7 +31,7 @@ def texts_in(path: Path) -> list[tuple[str, str]]:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path} holds more than the {LARGEST:,} bytes that are read: split it")
         content = path.read_text(encoding="utf-8")
-        found = list(_parts(content, path.suffix.lower()))
+        found = list(_parts(content, Path(name or path).suffix.lower()))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
@@ -43,9 +43,12 @@ def texts_in(path: Path) -> list[tuple[str, str]]:
     return [(where, text) for where, text in found if text.strip()]
 
 
-def strings_in(path: Path) -> Iterator[tuple[str, str]]:
+def strings_in(path: Path, name: str | None = None) -> Iterator[tuple[str, str]]:
     """The same of any file: of an archive's members, of a safetensors file what is no tensor, and of what else is no text every run of
     ten printable characters (``byte 128``).
+
+    Args:
+        name: what the file is called, where it is stored under another name.
 
     Raises:
         UserError: the file cannot be read, or unpacks to too much.
@@ -59,9 +62,9 @@ def strings_in(path: Path) -> Iterator[tuple[str, str]]:
             if not begins:
                 return
             if _is_text(begins):
-                yield from texts_in(path)
+                yield from texts_in(path, name)
                 return
-            if path.suffix == ".safetensors":
+            if Path(name or path).suffix == ".safetensors":
                 file.seek(8)
                 yield from strings(json.loads(file.read(int.from_bytes(begins[:8], "little"))))
                 return

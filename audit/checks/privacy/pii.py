@@ -78,7 +78,8 @@ class Pii(Check):
     """Files to look into, relative to the scenario, with ``*`` for several: outputs of the model (text, ``.json``, ``.jsonl``, ``.csv``),
     folders' tokenizers and configurations, stored artefacts (archives are unpacked, of other binary files strings are read)."""
     model: bool = True
-    """Look into the strings that the audited model carries: class names, columns and categories, vocabulary, configuration, ledger."""
+    """Look into what the audited model carries: class names, columns and categories, vocabulary, configuration, privacy ledger, and the
+    strings in the files that the registry keeps of it."""
     rows: tuple[Literal["test", "train"], ...] = ()
     """Look into the data's texts, categories and long whole numbers as well."""
     training: tuple[str, ...] = ()
@@ -165,6 +166,8 @@ class Pii(Check):
         yield from self._given(self.files, ctx)
         if self.model:
             yield from ((f"model, {place}", text) for place, text in _strings_of(model))
+            for name, path in model.files.items():
+                yield from ((f"model, {name}, {place}", text) for place, text in strings_in(path, name))
         for name in self.rows:
             batch = data.test if name == "test" else data.train
             if batch is None:

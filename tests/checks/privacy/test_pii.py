@@ -170,6 +170,16 @@ def test_vocabulary_ledger_and_configuration_are_looked_into(tmp_path: Path) -> 
     assert counts(measure(tmp_path, audited_model=known)) == {"": 2, "email": 1, "iban": 1}
 
 
+def test_files_of_a_registered_model_are_looked_into_under_their_own_names(tmp_path: Path) -> None:
+    blob = tmp_path / "0a1b"  # the registry stores content by digest
+    header = json.dumps({"__metadata__": {"made_by": MAIL}}).encode()
+    blob.write_bytes(len(header).to_bytes(8, "little") + header + bytes(range(256)))
+    known = model()
+    known.files = {"model.safetensors": blob}
+    assert counts(measure(tmp_path, audited_model=known)) == {"": 1, "email": 1}
+    assert counts(measure(tmp_path, audited_model=known, model=False)) == {}
+
+
 def test_rows_are_looked_into(tmp_path: Path) -> None:
     texts = encode([f"call {MAIL}", "nothing here"], 64)
     rows = data(batch(texts, np.array([0, 1])), batch(encode([CARD], 64), np.array([0])), kind="text")
