@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -124,6 +124,21 @@ def _chosen(view: RunView, one: Examples, at: int, classes: Sequence[str]) -> No
     text = _("true {label}: {change}").format(label=label, change=change) if label else change
     st.html(f'<p class="chosen tone {"fail" if wrong else "info"}">{"✗ " if wrong else ""}{html.escape(text)}</p>')
     st.caption(_("row {row}").format(row=one.evidence.ids[at]))
+    example(one, at, fields_of(view, one.piece.step))
+    if links.offered("saliency"):
+        links.link(
+            _("See what the explainers say of this sample"), "saliency", icon=":material/image_search:", run=view.run.name,
+            model=links.asked("model"), sample=one.evidence.ids[at],
+        )  # fmt: skip
+
+
+def example(one: Examples, at: int, fields: Sequence[Mapping[str, Any]]) -> None:
+    """The original, the change and the result of a row, and what the change cost.
+
+    Args:
+        fields: of the model's input, as its spec has them.
+    """
+    row, classes = one.evidence.row(at), _classes(one)
     done = {"corruption": _("corrupted"), "counterfactual": _("changed")}.get(one.by, _("attacked"))
     before_said = _said(_("original"), row, "prediction", "confidence", classes)
     after_said = _said(done, row, "adversarial_prediction", "adversarial_confidence", classes)
@@ -135,15 +150,10 @@ def _chosen(view: RunView, one: Examples, at: int, classes: Sequence[str]) -> No
         case "series":
             _lines(one, row, before_said, after_said)
         case "table":
-            _table(view, one, at)
+            _table(one, at, fields)
         case _:
             _positions(one, row)
     tiles.facts(_facts(one, row))
-    if links.offered("saliency"):
-        links.link(
-            _("See what the explainers say of this sample"), "saliency", icon=":material/image_search:", run=view.run.name,
-            model=links.asked("model"), sample=one.evidence.ids[at],
-        )  # fmt: skip
 
 
 def _said(what: str, row: dict[str, Any], answer: str, sure: str, classes: Sequence[str]) -> str:
@@ -225,14 +235,14 @@ def _lines(one: Examples, row: dict[str, Any], before: str, after: str) -> None:
         )  # fmt: skip
 
 
-def _table(view: RunView, one: Examples, at: int) -> None:
+def _table(one: Examples, at: int, fields: Sequence[Mapping[str, Any]]) -> None:
     import pandas as pd
 
-    changes = TableChanges(one.evidence, fields_of(view, one.piece.step))
+    changes = TableChanges(one.evidence, fields)
     rows = [(change.column, change.text, change.amount) for change in changes.of(at)]
     frame = pd.DataFrame(rows, columns=[_("column"), _("before → after"), _("change")])
     st.dataframe(frame, hide_index=True, key="changes", width="content")
-    summary = changes.summary()
+    summary = changes.summary() if len(one.evidence) > 1 else []
     if summary:
         header = [_("column"), _("changed in"), _("smallest change"), _("median change"), _("largest change")]
         with st.expander(_("What was changed in all stored rows")):

@@ -16,14 +16,15 @@ from audit.report._images import summed
 from audit.report._sample import named
 from audit.report._text_map import Token, shaded
 from audit.text import decode
-from dashboard import charts, gallery, pictures
+from dashboard import charts, choosing, gallery, links, pictures
 from dashboard.evidence import Map
-from dashboard.pictures import Look
+from dashboard.pictures import Look, Part
 from dashboard.words import _
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+PARTS: tuple[Part, ...] = ("signed", "positive", "negative", "absolute")
 MOST_CHANNELS = 4
 """Channels of a series that are drawn: those that contribute most."""
 
@@ -43,6 +44,25 @@ class Scene:
     def name_of(self, value: Any) -> str:
         """A class by its name, a value as a number."""
         return named(value, self.classes)
+
+
+def look(found: Sequence[Map]) -> Look:
+    """How the reader wants maps drawn: which contributions, and of images the opacity and the palette's ends."""
+    columns = st.columns([2, 1, 1])
+    said = {"signed": _("for and against"), "positive": _("for"), "negative": _("against"), "absolute": _("size alone")}
+    with columns[0]:
+        part: Any = links.select("sign", _("Contributions"), PARTS, lambda p: said[p], segmented=True)
+    opacity, percentile = 1.0, 100.0
+    if found[0].series.reader.form(found[0].row) == "image":
+        many = max(np.size(summed(one.row["values"])) for one in found) > 1000
+        with columns[1]:
+            opacity = choosing.place("opacity", _("Opacity of the map"), 0.0, 1.0, 0.8, 0.05)
+        with columns[2]:
+            percentile = choosing.place(
+                "clip", _("Palette ends at percentile"), 90.0, 100.0, 99.0 if many else 100.0, 0.5,
+                told=_("Larger contributions take the colour at the end: a few cannot hide the rest."),
+            )  # fmt: skip
+    return Look(opacity, part, percentile)
 
 
 def draw(found: Sequence[Map], scene: Scene) -> None:

@@ -16,13 +16,12 @@ from audit.report._view import RunView
 from dashboard import charts, choosing, evidence, explained, gallery, links, pictures
 from dashboard.evidence import Examples, Map, Maps, MapSeries, Rows
 from dashboard.explained import Scene
-from dashboard.pictures import Look, Part
+from dashboard.pictures import Look
 from dashboard.words import _, ngettext
 
 FAMILY = "explanation."
 MOST = 4
 """Explainers side by side."""
-PARTS: tuple[Part, ...] = ("signed", "positive", "negative", "absolute")
 
 
 def show() -> None:
@@ -205,22 +204,8 @@ def _chosen_maps(maps: Maps, everything: Sequence[Map], classes: Sequence[str]) 
     with columns[1]:
         names = {str(target): named(target, classes) if classes else _("the value") for target in targets}
         target = int(links.select("target", _("Class explained"), list(names), lambda t: names[t]) or targets[0])
-    columns = st.columns([2, 1, 1])
-    said = {"signed": _("for and against"), "positive": _("for"), "negative": _("against"), "absolute": _("size alone")}
-    with columns[0]:
-        part: Any = links.select("sign", _("Contributions"), PARTS, lambda p: said[p], segmented=True)
-    opacity, percentile = 1.0, 100.0
-    if everything[0].series.reader.form(everything[0].row) == "image":
-        many = max(np.size(summed(one.row["values"])) for one in everything) > 1000
-        with columns[1]:
-            opacity = choosing.place("opacity", _("Opacity of the map"), 0.0, 1.0, 0.8, 0.05)
-        with columns[2]:
-            percentile = choosing.place(
-                "clip", _("Palette ends at percentile"), 90.0, 100.0, 99.0 if many else 100.0, 0.5,
-                told=_("Larger contributions take the colour at the end: a few cannot hide the rest."),
-            )  # fmt: skip
     found = [one for label in wanted for one in everything if one.label == label and one.target == target]
-    return found, Look(opacity, part, percentile)
+    return found, explained.look(everything)
 
 
 def _of_evidence(maps: Maps, labels: list[str]) -> list[str]:
