@@ -53,7 +53,10 @@ def views() -> list[View]:
         View("run", _("Run"), ":material/fact_check:"),
         View("saliency", _("Saliency"), ":material/image_search:"),
         View("attacks", _("Attacks"), ":material/security:"),
+        View("privacy", _("Privacy"), ":material/shield_person:"),
         View("compare", _("Compare"), ":material/compare_arrows:"),
+        View("models", _("Models"), ":material/deployed_code:"),
+        View("live", _("Explore live"), ":material/experiment:"),
     ]
 
 

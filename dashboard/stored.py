@@ -178,6 +178,11 @@ def _damage(path: Path, manifest: Mapping[str, Any]) -> str:
     )
 
 
+def stamp(path: Path) -> Stamp:
+    """What changes when a run's manifest or findings do."""
+    return _stamp(path, WATCHED[:2])
+
+
 def _without_folder(text: str, path: Path) -> str:
     return clean(text.replace(f"{path}/", "").replace(str(path), path.name))
 

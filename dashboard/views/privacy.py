@@ -1,0 +1,197 @@
+"""Privacy: who can be told from the model's answers, what its training claims and what an audit could show, and what privacy costs."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from audit.finding import Finding
+from audit.parameters import UserError
+from audit.report._view import RunView
+from audit.report._words import ACCESS, clean, part_of
+from dashboard import choosing, frontiers, leaks, ledger, links, stored, trainings
+from dashboard.measured import Number, numbers
+from dashboard.words import _, status_sign
+
+if TYPE_CHECKING:
+    from audit.privacy.accounting import TrainingRecord
+
+FAMILY = "privacy."
+LINES = 12
+"""Of the table at the top, before it scrolls."""
+
+
+def show() -> None:
+    """Draw the page."""
+    home = stored.home()
+    found = trainings.frontiers(home)
+    view = choosing.run_with(
+        FAMILY,
+        _("Privacy"),
+        _(
+            "No run asked what its model gives away yet: a scenario with a check such as privacy.membership_inference does."
+        ),
+    )
+    if view is None:
+        if found and not links.asked("run"):
+            st.subheader(_("Utility against privacy"))
+            frontiers.show(found, "")
+        return
+    models = list(dict.fromkeys(r.model for r in view.recorded if r.check.startswith(FAMILY)))
+    if not models:
+        st.info(_("No check of privacy has measured anything in this run."))
+        return
+    model = choosing.model_of(models)
+    measured = numbers(view, model, FAMILY)
+    _summary(measured)
+    _unmeasured(view, model)
+    parts = _parts(view, model, measured, found)
+    if not parts:
+        st.info(_("Nothing of it can be drawn."))
+        return
+    part = links.select("part", _("Part"), list(parts), _title, segmented=True)
+    parts[str(part)]()
+
+
+def _title(part: str) -> str:
+    return {
+        "membership": _("Who was trained on"),
+        "budget": _("Claimed and measured epsilon"),
+        "training": _("Ledger and training"),
+        "records": _("Most exposed records"),
+        "attributes": _("Attributes"),
+        "inversion": _("Reconstructions"),
+        "memorisation": _("Memorisation"),
+        "pii": _("Personal data"),
+        "frontier": _("Utility against privacy"),
+    }[part]
+
+
+def _parts(
+    view: RunView, model: str, measured: Sequence[Number], found: Sequence[trainings.Found]
+) -> dict[str, Callable[[], None]]:
+    """What there is to show, in the order of the page."""
+    checks = {one.check.removeprefix(FAMILY) for one in measured}
+    facts = view.models.get(model, {})
+    digest = str(facts.get("digest", ""))
+    told = bool(facts.get("ledger")) or trainings.folder_of(stored.home(), facts) is not None
+    known: dict[str, tuple[bool, Callable[[], None]]] = {
+        "membership": ("membership_inference" in checks, lambda: leaks.membership(view, model, measured)),
+        "budget": (bool(checks & {"dp_accounting", "dp_audit"}), lambda: leaks.budget(view, model, measured, _claim(facts, measured))),
+        "training": (told, lambda: _training(facts, measured)),
+        "records": (leaks.has_records(view, model), lambda: leaks.records(view, model, measured)),
+        "attributes": ("attribute_inference" in checks, lambda: leaks.attributes(view, model, measured)),
+        "inversion": ("model_inversion" in checks, lambda: leaks.inversion(view, model, measured)),
+        "memorisation": ("memorisation" in checks, lambda: leaks.memorisation(view, model, measured)),
+        "pii": ("pii" in checks, lambda: leaks.pii(view, model, measured)),
+        "frontier": (bool(found), lambda: frontiers.show(found, digest)),
+    }  # fmt: skip
+    return {name: draw for name, (there, draw) in known.items() if there}
+
+
+# --- what was measured -------------------------------------------------------------------------------------------
+
+
+def _summary(measured: Sequence[Number]) -> None:
+    """Every number that speaks of the model as a whole, and every one with a gate."""
+    import pandas as pd
+
+    shown = [one for one in measured if set(one.dims) <= {"fpr"} or (one.finding and one.finding.gated)]
+    if not shown:
+        return
+    rows = [
+        {
+            "status": status_sign(one.status),
+            "check": one.step.removeprefix(FAMILY),
+            "metric": _(one.finding.title if one.finding and one.finding.title else one.metric.replace("_", " ")),
+            "part": part_of(one.finding) if one.finding else ", ".join(f"{k} {v}" for k, v in one.dims.items()),
+            "value": one.value,
+            "interval": one.interval,
+            "n": one.n,
+            "required": one.finding.required if one.finding else None,
+            "access": _(ACCESS.get(one.threat.access, one.threat.access)).split(" (")[0] if one.threat else "",
+        }
+        for one in shown
+    ]
+    names = {
+        "status": _("status"), "check": _("check"), "metric": _("measured"), "part": _("of"), "value": _("value"),
+        "interval": _("95 % interval"), "n": "n", "required": _("required"), "access": _("adversary"),
+    }  # fmt: skip
+    frame = pd.DataFrame(rows).astype({"n": "Int64"})
+    st.dataframe(
+        frame.loc[:, ~frame.isin(["", None]).all()],
+        hide_index=True,
+        key="summary",
+        height=38 + 35 * min(len(rows), LINES),
+        column_config={name: st.column_config.Column(label) for name, label in names.items()}
+        | {"value": st.column_config.NumberColumn(names["value"], format="%.4g")},
+    )
+
+
+def _unmeasured(view: RunView, model: str) -> None:
+    """Checks that measured nothing, and why."""
+    absent: dict[str, Finding] = {}
+    for finding in view.findings:
+        if finding.check.startswith(FAMILY) and finding.model == model and finding.estimate is None:
+            absent.setdefault(finding.step, finding)
+    items = "".join(
+        f'<li><span class="tone {one.status}">{html.escape(status_sign(one.status))}</span> <b>{html.escape(step.removeprefix(FAMILY))}</b>: '
+        f"{html.escape(one.message)}</li>"
+        for step, one in absent.items()
+    )
+    if items:
+        st.html(f'<ul class="listed">{items}</ul>')
+
+
+# --- ledger ------------------------------------------------------------------------------------------------------
+
+
+def _record(facts: Mapping[str, Any]) -> TrainingRecord | None:
+    """The ledger; None, and a line, where it cannot be read."""
+    try:
+        return trainings.ledger(stored.home(), facts)
+    except UserError as error:
+        st.error(_("Cannot be shown: {problem}").format(problem=clean(error)), icon=":material/broken_image:")
+        return None
+
+
+def _claim(facts: Mapping[str, Any], measured: Sequence[Number]) -> float | None:
+    """Epsilon as it was claimed: by the scenario where it brings a claim of its own, else by the ledger."""
+    for one in measured:
+        given = (one.finding.params if one.finding else {}).get("claim")
+        if isinstance(given, Mapping) and isinstance(given.get("epsilon"), (int, float)):
+            return float(given["epsilon"])
+    record = _record(facts)
+    if record is not None and record.claim is not None:
+        return record.claim.epsilon
+    bounds = {(one.step, one.metric): one.value for one in measured if one.check.endswith("dp_audit") and not one.dims}
+    for (step, metric), value in bounds.items():
+        if metric == "epsilon_lower_bound" and (step, "excess") in bounds:
+            return value - bounds[step, "excess"]
+    return None
+
+
+def _training(facts: Mapping[str, Any], measured: Sequence[Number]) -> None:
+    """The ledger of the model, and how its training went."""
+    record = _record(facts)
+    audited = next(
+        (one for one in measured if one.check.endswith("dp_accounting") and one.metric == "violations"), None
+    )
+    if record is not None:
+        st.subheader(_("Privacy ledger"))
+        ledger.show(record, audited.cautions if audited else None)
+    st.subheader(_("Course of the training"))
+    folder = trainings.folder_of(stored.home(), facts)
+    if folder is None:
+        st.caption(_("The folder of this very training is not below HOME/trainings: its history is not known here."))
+        return
+    claim = record.claim if record else None
+    ledger.course(
+        folder,
+        regression=facts.get("task") == "regression",
+        claim=claim.epsilon if claim else None,
+        delta=record.target_delta if record else None,
+    )
