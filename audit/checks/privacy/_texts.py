@@ -17,6 +17,8 @@ LARGEST = 1 << 30
 """Bytes of a file that is read whole, and that an archive may unpack to."""
 _RUN = re.compile(rb"[\t\x20-\x7e]{10,}")
 """Printable characters in a row; of fewer, random weights hold an address by chance in every 20 MB."""
+_ADDRESS = re.compile(r'"__id__": [0-9]+|"[0-9]+\.np[yz]"')
+"""Addresses in memory, by which skops numbers what it stores."""
 _MARKS = str.maketrans("ĠĊ▁", "   ")
 """What byte-level and sentence-piece vocabularies write for spaces and line ends."""
 
@@ -84,7 +86,10 @@ def _members(path: Path) -> Iterator[tuple[str, str]]:
         for member in archive.infolist():
             content = archive.read(member)
             if _is_text(content):
-                yield from ((f"{member.filename}, {where}", text) for where, text in _parts(content.decode(), ""))
+                yield from (
+                    (f"{member.filename}, {where}", text)
+                    for where, text in _parts(_ADDRESS.sub("", content.decode()), "")
+                )
             else:
                 for run in _RUN.finditer(content):
                     yield f"{member.filename}, byte {run.start()}", run[0].decode("ascii")

@@ -180,6 +180,13 @@ def test_files_of_a_registered_model_are_looked_into_under_their_own_names(tmp_p
     assert counts(measure(tmp_path, audited_model=known, model=False)) == {}
 
 
+def test_addresses_that_skops_writes_are_nobodys(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "forest.skops", "w") as archive:
+        lines = [f'"__id__": {number},\n"file": "{number}.npy"' for number in range(140526474427000, 140526474428000)]
+        archive.writestr("schema.json", "\n".join([*lines, f'"author": "{MAIL}"']))
+    assert counts(measure(tmp_path, files=[str(tmp_path / "forest.skops")])) == {"": 1, "email": 1}
+
+
 def test_rows_are_looked_into(tmp_path: Path) -> None:
     texts = encode([f"call {MAIL}", "nothing here"], 64)
     rows = data(batch(texts, np.array([0, 1])), batch(encode([CARD], 64), np.array([0])), kind="text")
