@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from audit.language import gettext as _
+
 
 def show(value: float | None) -> str:
     """Four significant digits without trailing zeros; whole numbers whole, with thousands separators from 10,000."""
@@ -24,12 +26,12 @@ def show_interval(low: float | None, high: float | None) -> str:
     low = None if low is not None and math.isinf(low) else low
     high = None if high is not None and math.isinf(high) else high
     if low is None and high is None:
-        return "anything"
+        return _("anything")
     if high is None:
-        return f"at least {show(low)}"
+        return _("at least {value}").format(value=show(low))
     if low is None:
-        return f"at most {show(high)}"
-    return show(low) if low == high else f"{show(low)} to {show(high)}"
+        return _("at most {value}").format(value=show(high))
+    return show(low) if low == high else _("{low} to {high}").format(low=show(low), high=show(high))
 
 
 def show_seconds(seconds: float) -> str:

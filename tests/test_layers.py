@@ -24,7 +24,7 @@ LAYERS = [
     {"checks"},
     {"plan", "contradictions", "judge", "schema", "starter", "stored", "comparing", "engine", "executors", "train"},
     {"report"},
-    {"cli", "pytest_plugin", "demo", "dashboard"},
+    {"cli", "pytest_plugin", "demo", "dashboard", "catalogues"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 BRIDGED = {"art": "art", "captum": "captum", "shap": "shap", "opacus": "opacus"}

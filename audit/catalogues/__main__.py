@@ -10,19 +10,31 @@ from pathlib import Path
 from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
+from jinja2.ext import extract_from_ast
 
 from audit.finding import Severity
 from audit.language import CATALOGUES, DOMAIN, LANGUAGES
 from audit.names import available
 from audit.report._coverage import HEADINGS
 from audit.report._evidence import KINDS
+from audit.report._reconstructed import SHOWN
 from audit.report._words import ACCESS, BOUND_HELD, GOALS, STATUS, VERDICTS
+from audit.report.html import environment
 
-SOURCES = ("dashboard",)
+Text = str | tuple[str, ...]
+"""A text, or one and many."""
+
+SOURCES = (
+    "dashboard/**/*.py",
+    "audit/report/*.py",
+    "audit/judge/*.py",
+    "audit/numbers.py",
+    "audit/report/templates/*.j2",
+)
 KEYWORDS = {"_": 1, "ngettext": 2}
 """Functions that translate, and how many texts each takes."""
-THREATS = ("access", "seeks", "norm", "eps", "largest change made", "bounds", "queries per example", "constraints")
-"""Names in `audit.report._words.threat_rows`."""
+OUTCOMES = ("completed", "unfinished")
+"""How a step ended, where no status says it."""
 WIDTH = 120
 WRITTEN = datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC)
 """What a catalogue's head says, whenever it is written: the same texts are the same bytes."""
@@ -37,7 +49,8 @@ def vocabulary() -> list[str]:
         *map(str, Severity),
         *ACCESS.values(),
         *GOALS.values(),
-        *THREATS,
+        *OUTCOMES,
+        *SHOWN.values(),
         *HEADINGS.values(),
         *KINDS.values(),
         *sorted({name.split(".")[0] for name in available("checks") if name.split(".")[0] in _own()}),
@@ -48,9 +61,9 @@ def _own() -> set[str]:
     return {path.name for path in (CATALOGUES.parent / "checks").iterdir() if path.is_dir()}
 
 
-def messages(source: str) -> list[str | tuple[str, ...]]:
+def messages(source: str) -> list[Text]:
     """The texts in calls of ``_`` and ``ngettext``, those inside f-strings too, which Babel's own reader does not see."""
-    found: list[str | tuple[str, ...]] = []
+    found: list[Text] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KEYWORDS:
             arguments = node.args[: KEYWORDS[node.func.id]]
@@ -60,13 +73,24 @@ def messages(source: str) -> list[str | tuple[str, ...]]:
     return found
 
 
+def messages_of_template(source: str) -> list[Text]:
+    """The same of a Jinja template."""
+    calls = extract_from_ast(environment().parse(source), tuple(KEYWORDS))
+    return [
+        text if isinstance(text, str) else tuple(part for part in text if part is not None)
+        for _, _, text in calls
+        if text
+    ]
+
+
 def template() -> Catalog:
     """Every text that is to be translated."""
     found = Catalog(project="assay", charset="utf-8")
     root = CATALOGUES.parents[1]
-    for folder in SOURCES:
-        for path in sorted((root / folder).rglob("*.py")):
-            for message in messages(path.read_text(encoding="utf-8")):
+    for pattern in SOURCES:
+        for path in sorted(root.glob(pattern)):
+            read = messages if path.suffix == ".py" else messages_of_template
+            for message in read(path.read_text(encoding="utf-8")):
                 found.add(message, locations=[(path.relative_to(root).as_posix(), 0)])
     for word in vocabulary():
         found.add(word)
@@ -105,7 +129,7 @@ def update(language: str) -> list[str]:
 
 
 def _texts(string: object) -> tuple[str, ...]:
-    return tuple(map(str, string)) if isinstance(string, (list, tuple)) else (str(string),)
+    return tuple(map(str, string)) if isinstance(string, (list, tuple)) else (str(string or ""),)
 
 
 def main() -> int:

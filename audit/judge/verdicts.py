@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from audit.finding import Finding, Severity, Status
+from audit.language import gettext as _
+from audit.language import ngettext
 
 
 @dataclass(frozen=True)
@@ -39,47 +41,52 @@ def verdict(findings: Sequence[Finding], fail_on: Severity = Severity.LOW) -> Ve
     made = Verdict(
         0,
         "pass",
-        f"every gate passed ({len(gated)} of {len(gated)})",
+        _("every gate passed ({n} of {n})").format(n=len(gated)),
         dict(sorted(counts.items())),
         len(failed) - len(hard),
     )
     if broken or absent:
         parts = [
-            (len([f for f in broken if f.status is Status.ERROR]), "broke"),
-            (counts["void"], "means nothing" if counts["void"] == 1 else "mean nothing"),
-            (len(absent), "could not apply"),
+            (len([f for f in broken if f.status is Status.ERROR]), _("{n} broke")),
+            (counts["void"], ngettext("{n} means nothing", "{n} mean nothing", counts["void"])),
+            (len(absent), _("{n} could not apply")),
         ]
         return replace(
             made,
             exit_code=3,
             word="error",
-            sentence="no verdict: " + ", ".join(f"{n} {what}" for n, what in parts if n),
+            sentence=_("no verdict: {reasons}").format(reasons=_joined(parts)),
         )
     if hard:
-        return replace(made, exit_code=1, word="fail", sentence=f"{len(hard)} of {len(gated)} gates failed")
+        sentence = _("{n} of {all} gates failed").format(n=len(hard), all=len(gated))
+        return replace(made, exit_code=1, word="fail", sentence=sentence)
     if undecided:
         return replace(
             made,
             exit_code=4,
             word="inconclusive",
-            sentence=f"{len(undecided)} of {len(gated)} gates cannot be decided with this much data",
+            sentence=_("{n} of {all} gates cannot be decided with this much data").format(
+                n=len(undecided), all=len(gated)
+            ),
         )
     if not gated:
-        return replace(made, word="explored", sentence="measured only: nothing was gated")
+        return replace(made, word="explored", sentence=_("measured only: nothing was gated"))
     passed = sum(f.status is Status.PASS for f in gated)
     if not passed + counts["waived"] + made.softened:
-        return replace(
-            made, exit_code=3, word="error", sentence="no verdict: none of the gates applied to this model and data"
-        )
-    rest = [
-        f"{n} {what}"
-        for n, what in (
-            (counts["waived"], "waived"),
-            (made.softened, f"failed below severity {fail_on}"),
-            (len(gated) - passed - counts["waived"] - made.softened, "did not apply"),
-        )
-        if n
-    ]
-    return replace(
-        made, sentence=made.sentence if not rest else f"{passed} of {len(gated)} gates passed, {', '.join(rest)}"
+        reasons = _("none of the gates applied to this model and data")
+        return replace(made, exit_code=3, word="error", sentence=_("no verdict: {reasons}").format(reasons=reasons))
+    rest = _joined(
+        [
+            (counts["waived"], _("{n} waived")),
+            (made.softened, _("{n} failed below severity {severity}")),
+            (len(gated) - passed - counts["waived"] - made.softened, _("{n} did not apply")),
+        ],
+        severity=_(str(fail_on)),
     )
+    passing = _("{n} of {all} gates passed, {rest}").format(n=passed, all=len(gated), rest=rest)
+    return replace(made, sentence=passing if rest else made.sentence)
+
+
+def _joined(parts: Sequence[tuple[int, str]], **named: str) -> str:
+    """What is said of each count that is not zero, one after the other."""
+    return _(", ").join(said.format(n=n, **named) for n, said in parts if n)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
+from audit.language import speaking, spoken
 from audit.names import resolve
 from audit.parameters import UserError
 from audit.run_folder import Run, write_atomically
@@ -18,6 +19,8 @@ class Renderer(ABC):
     """As ``audit report --format`` takes it."""
     suffix: ClassVar[str]
     """Of the file it is written to, without a dot in front: ``html``."""
+    translated: ClassVar[bool] = False
+    """Whether it speaks the reader's language; what machines and terminals read is always English."""
 
     @abstractmethod
     def render(self, run: Run) -> str:
@@ -41,12 +44,14 @@ def renderer(name: str) -> Renderer:
 
 
 def render(name: str, run: Run) -> str:
-    """A stored run as a report in the named format.
+    """A stored run as a report in the named format, in the language that is spoken where the format is translated.
 
     Raises:
         UserError: there is no such format.
     """
-    return renderer(name).render(run)
+    found = renderer(name)
+    with speaking(spoken() if found.translated else "en"):
+        return found.render(run)
 
 
 def write(name: str, run: Run, path: Path) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from audit.language import gettext as _
 from audit.report._images import MAX_SIDE, photograph, signed_map, summed
 from audit.report._sample import BarList, Sample, bar_list, named, number
 from audit.report._series_map import series_map
@@ -78,7 +79,7 @@ class AttributionReader:
             case _:
                 sample.lists.append(self._bars(row["x"], row["values"]))
         if bands := self.bands(row):
-            header = ("band" if self.kind == "series" else "part", "", "contribution")
+            header = (_("band") if self.kind == "series" else _("part"), "", _("contribution"))
             amounts = np.array([part.amount for part in bands])
             sample.lists.append(bar_list([part.name for part in bands], [""] * len(bands), amounts, header))
         sample.lines += _numbers(row)
@@ -125,57 +126,79 @@ class AttributionReader:
 
     def _place(self, at: Sequence[int]) -> str:
         if self.kind == "image":
-            return f"row {at[0]}, column {at[1]}"
-        return f"step {at[1]:,}{f' of channel {at[0]}' if at[0] else ''}"
+            return _("row {row}, column {column}").format(row=at[0], column=at[1])
+        step = f"{at[1]:,}"
+        return (
+            _("step {step} of channel {channel}").format(step=step, channel=at[0])
+            if at[0]
+            else _("step {step}").format(step=step)
+        )
 
     def _where(self, places: NDArray[Any]) -> str:
         """Where a feature lies: its stretch of a series, its middle in an image."""
         if self.kind == "series":
             first, last = int(places[:, -1].min()), int(places[:, -1].max())
-            return f"steps {first:,} to {last:,}" if last > first else f"step {first:,}"
+            ends = f"{first:,}", f"{last:,}"
+            return (
+                _("steps {first} to {last}").format(first=ends[0], last=ends[1])
+                if last > first
+                else _("step {step}").format(step=ends[0])
+            )
         row, column = (round(float(part)) for part in places[:, -2:].mean(axis=0))
-        return (
-            f"row {row}, column {column}" if self.unit == "pixel" else f"{self.unit} around row {row}, column {column}"
-        )
+        place = _("row {row}, column {column}").format(row=row, column=column)
+        return place if self.unit == "pixel" else _("{unit} around {place}").format(unit=self.unit, place=place)
 
     def _title(self, row: Mapping[str, Any]) -> str:
         label, answer = (named(row.get(name), self.classes) for name in ("label", "prediction"))
-        return f"true {label}, predicted {answer}" if label else f"predicted {answer}"
+        said = _("true {label}, predicted {answer}") if label else _("predicted {answer}")
+        return said.format(label=label, answer=answer)
 
     def _image(self, sample: Sample, row: Mapping[str, Any], aim: str) -> None:
         x = row["x"]
         bounds = self._bounds or (float(x.min()), float(x.max()))
-        sample.pictures.append(photograph(x, bounds, f"Input. {sample.title}.", "input"))
+        sample.pictures.append(photograph(x, bounds, _("Input. {title}.").format(title=sample.title), _("input")))
         feature = row.get("feature") if self.unit in BOUNDED else None
-        label = f"for {aim}" if aim else "contributions"
-        drawn, limit = signed_map(row["values"], f"Attribution map for {aim or 'the output'}.", label, feature)
+        label = _("for {target}").format(target=aim) if aim else _("contributions")
+        drawn, limit = signed_map(
+            row["values"], _("Attribution map for {target}.").format(target=aim or _("the output")), label, feature
+        )
         sample.pictures.append(drawn)
-        sample.lines.append(f"scale ± {number(limit)}")
+        sample.lines.append(_scale(limit))
         if max(x.shape[-2:]) > MAX_SIDE:
-            sample.lines.append("averaged down to fit")
+            sample.lines.append(_("averaged down to fit"))
 
     def _text(self, sample: Sample, row: Mapping[str, Any], aim: str) -> None:
         sample.tokens, limit = shaded(row["x"], row["values"], row.get("feature"))
-        sample.lines.append(f"scale ± {number(limit)}{f' for {aim}' if aim else ''}")
+        sample.lines.append(_scale(limit, aim))
 
     def _series(self, sample: Sample, row: Mapping[str, Any], aim: str) -> None:
-        title = f"Series, coloured by what speaks for {aim or 'the output'}. {sample.title}."
+        title = _("Series, coloured by what speaks for {target}. {title}.").format(
+            target=aim or _("the output"), title=sample.title
+        )
         drawing, limit, note = series_map(row["x"], row["values"], title, self._names)
         sample.drawings.append(drawing)
-        sample.lines += [f"scale ± {number(limit)}{f' for {aim}' if aim else ''}", *([note] if note else [])]
+        sample.lines += [_scale(limit, aim), *([note] if note else [])]
 
     def _bars(self, x: NDArray[Any], values: NDArray[Any]) -> BarList:
         names, cells = self.columns(x)
-        return bar_list(names, cells, values, ("feature", "value", "contribution"))
+        return bar_list(names, cells, values, (_("feature"), _("value"), _("contribution")))
 
     def columns(self, x: NDArray[Any]) -> tuple[list[str], list[str]]:
         """Names of the columns, and their cells in the reader's terms."""
         flat = x.reshape(-1)
-        names = self._names if len(self._names) == len(flat) else [f"position {i}" for i in range(len(flat))]
+        names = (
+            self._names if len(self._names) == len(flat) else [_("position {i}").format(i=i) for i in range(len(flat))]
+        )
         known = self._fields if len(self._fields) == len(flat) else [{}] * len(flat)
         return [clean(name) for name in names], [
             cell_of(mapping(field), float(value)) for field, value in zip(known, flat, strict=True)
         ]
+
+
+def _scale(limit: float, aim: str = "") -> str:
+    """The ends of a row's colours, and the class that they speak for."""
+    said = _("scale ± {limit} for {target}") if aim else _("scale ± {limit}")
+    return said.format(limit=number(limit), target=aim)
 
 
 def without_rounding(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,9 +221,10 @@ def _largest(amounts: NDArray[Any], most: int) -> list[int]:
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:
     """What is known of the attribution: score, error, and how good it is."""
-    found = [f"{name.replace('_', ' ')} {number(row[name])}" for name in ("score", "base_value") if name in row]
+    told = {"score": _("score"), "base_value": _("base value")}
+    found = [f"{said} {number(row[name])}" for name, said in told.items() if name in row]
     if "error" in row:
-        found.append(f"error {_short(row['error'])}")
+        found.append(_("error {value}").format(value=_short(row["error"])))
     for name in sorted(name for name in row if name.startswith("quality_")):
         what = name.removeprefix("quality_")
         written = _percent(float(row[name])) if what.startswith(PERCENT) else _short(row[name])

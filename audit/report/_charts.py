@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape, quoteattr
 
+from audit.language import gettext as _
 from audit.report._words import clean
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def points(
         import numpy as np
 
         if chance is not None:
-            axes.axhline(chance, color=_INK, linewidth=0.8, linestyle=(0, (2, 2)), label="chance")
+            axes.axhline(chance, color=_INK, linewidth=0.8, linestyle=(0, (2, 2)), label=_("chance"))
         for i, line in enumerate(series):
             x = line.x * 1.025 ** (
                 i - (len(series) - 1) / 2
@@ -135,7 +136,7 @@ def roc(series: Sequence[Series], *, title: str, number: int) -> str:
         rates = [float(v) for line in series for axis in (line.x, line.y) for v in axis if v > 0]
         floor = min(rates, default=1.0) / 2  # no rate below the smallest that so many rows can show
         chance = np.geomspace(floor, 1, 50) if logarithmic else np.array([0.0, 1.0])
-        axes.plot(chance, chance, color=_INK, linewidth=0.8, linestyle=(0, (2, 2)), label="chance")
+        axes.plot(chance, chance, color=_INK, linewidth=0.8, linestyle=(0, (2, 2)), label=_("chance"))
         for i, line in enumerate(series):
             seen = line.y > 0 if logarithmic else np.full(len(line.y), True)
             x, y = (np.clip(a[seen], floor if logarithmic else 0, 1) for a in (line.x, line.y))
@@ -143,8 +144,8 @@ def roc(series: Sequence[Series], *, title: str, number: int) -> str:
         if logarithmic:
             _logarithmic(axes, "x")
             _logarithmic(axes, "y")
-        axes.set_xlabel("false positive rate")
-        axes.set_ylabel("true positive rate")
+        axes.set_xlabel(_("false positive rate"))
+        axes.set_ylabel(_("true positive rate"))
         axes.set_aspect("equal")
         if not logarithmic:
             axes.legend(loc="lower right")

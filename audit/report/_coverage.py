@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from audit.finding import Finding, Record, Status, ThreatModel
+from audit.language import gettext as _
 from audit.numbers import show
 from audit.report._about import about, known_checks
 from audit.report._words import ACCESS, count, mapping
@@ -75,8 +76,8 @@ def _other_checks(manifest: Mapping[str, Any], ran: Sequence[str]) -> Iterator[G
         if tasks and told.tasks and not tasks & set(told.tasks):
             continue
         missing = [need for need in told.needs if need not in offered] if models else []
-        note = f" It would need {', '.join(missing)}, which this model and data do not offer." if missing else ""
-        yield Gap(kind="check", subject=name, text=f"{told.summary}{note}".strip())
+        note = _("It would need {needs}, which this model and data do not offer.").format(needs=", ".join(missing))
+        yield Gap(kind="check", subject=name, text=f"{told.summary} {note if missing else ''}".strip())
 
 
 def _adversaries(findings: Sequence[Finding], ran: Sequence[str]) -> Iterator[Gap]:
@@ -85,16 +86,16 @@ def _adversaries(findings: Sequence[Finding], ran: Sequence[str]) -> Iterator[Ga
     if not evasion:
         yield Gap(
             kind="adversary",
-            subject="adversarial inputs",
-            text="None were tried: nothing is known about how it breaks.",
+            subject=_("adversarial inputs"),
+            text=_("None were tried: nothing is known about how it breaks."),
         )
     else:
         yield from _evasion(evasion, ran)
     if not any(t.goal == "membership" for t in threats):
         yield Gap(
             kind="adversary",
-            subject="membership inference",
-            text="Was not tried: nothing is known about what the model gives away of the rows it was trained on.",
+            subject=_("membership inference"),
+            text=_("Was not tried: nothing is known about what the model gives away of the rows it was trained on."),
         )
 
 
@@ -104,24 +105,32 @@ def _evasion(threats: Sequence[ThreatModel], ran: Sequence[str]) -> Iterator[Gap
         if threat.norm is not None and threat.eps is not None:
             largest[threat.norm] = max(largest.get(threat.norm, (0.0, "")), (threat.eps, threat.units))
     if largest:
-        tried = "; ".join(
-            f"{norm} up to {show(eps)} {units}".rstrip() for norm, (eps, units) in sorted(largest.items())
+        tried = _("; ").join(
+            _("{norm} up to {eps}").format(norm=norm, eps=f"{show(eps)} {units}".rstrip())
+            for norm, (eps, units) in sorted(largest.items())
         )
         if absent := [norm for norm in ("linf", "l2", "l1") if norm not in largest]:
             yield Gap(
-                kind="adversary", subject=f"changes bounded in {' or '.join(absent)}", text=f"Only {tried} was tried."
+                kind="adversary",
+                subject=_("changes bounded in {norms}").format(norms=_(" or ").join(absent)),
+                text=_("Only {tried} was tried.").format(tried=tried),
             )
-        other = "occlusion, patches" if _CORRUPTIONS in ran else "rotation, blur, occlusion, weather, patches"
-        yield Gap(kind="adversary", subject="larger or other changes", text=f"Beyond {tried}: {other}.")
+        other = _("occlusion, patches") if _CORRUPTIONS in ran else _("rotation, blur, occlusion, weather, patches")
+        beyond = _("Beyond {tried}: {other}.").format(tried=tried, other=other)
+        yield Gap(kind="adversary", subject=_("larger or other changes"), text=beyond)
     access = {threat.access for threat in threats}
-    if absent := [ACCESS[name] for name in ("white_box", "black_box_scores", "black_box_labels") if name not in access]:
+    if absent := [
+        _(ACCESS[name]) for name in ("white_box", "black_box_scores", "black_box_labels") if name not in access
+    ]:
         yield Gap(
             kind="adversary",
-            subject="adversaries with other access",
-            text=f"Not tried: {'; '.join(absent)}.",
+            subject=_("adversaries with other access"),
+            text=_("Not tried: {adversaries}.").format(adversaries=_("; ").join(absent)),
         )
     if "targeted" not in {threat.goal for threat in threats}:
-        yield Gap(kind="adversary", subject="targeted attacks", text="Every attack was content with any wrong answer.")
+        yield Gap(
+            kind="adversary", subject=_("targeted attacks"), text=_("Every attack was content with any wrong answer.")
+        )
 
 
 def _data(manifest: Mapping[str, Any]) -> Iterator[Gap]:
@@ -132,24 +141,25 @@ def _data(manifest: Mapping[str, Any]) -> Iterator[Gap]:
     if "train" not in rows:
         yield Gap(
             kind="data",
-            subject="training rows",
-            text="The data holds none, so neither memorisation nor overlap of training and test rows can be seen.",
+            subject=_("training rows"),
+            text=_("The data holds none, so neither memorisation nor overlap of training and test rows can be seen."),
         )
     if not data.get("groups"):
         yield Gap(
             kind="data",
-            subject="groups of people",
-            text="No protected attribute is declared, so differences between groups cannot be seen.",
+            subject=_("groups of people"),
+            text=_("No protected attribute is declared, so differences between groups cannot be seen."),
         )
     if "test" in rows:
         yield Gap(
             kind="data",
-            subject="other data",
-            text=f"Every number speaks of data like the {count(rows['test'])} test rows of {data.get('source', 'the source')}, "
-            "drawn the same way; of nothing else.",
+            subject=_("other data"),
+            text=_(
+                "Every number speaks of data like the {n} test rows of {source}, drawn the same way; of nothing else."
+            ).format(n=count(rows["test"]), source=data.get("source", _("the source"))),
         )
     if notes := [str(note) for note in data.get("notes") or ()]:
-        yield Gap(kind="data", subject="as it was read", text="; ".join(notes))
+        yield Gap(kind="data", subject=_("as it was read"), text=_("; ").join(notes))
 
 
 def _ungated(findings: Sequence[Finding]) -> Iterator[Gap]:
@@ -158,7 +168,7 @@ def _ungated(findings: Sequence[Finding]) -> Iterator[Gap]:
         if finding.status is not Status.NOT_APPLICABLE:
             steps[finding.step] = steps.get(finding.step, False) or finding.gated
     for step in [step for step, gated in steps.items() if not gated]:
-        yield Gap(kind="gate", subject=step, text="No gate requires anything of it, so it cannot fail this audit.")
+        yield Gap(kind="gate", subject=step, text=_("No gate requires anything of it, so it cannot fail this audit."))
 
 
 def _blind_spots(ran: Sequence[str]) -> Iterator[Gap]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from audit.finding import EvidenceRef
+from audit.language import gettext as _
 from audit.numbers import show
 from audit.parameters import UserError
 from audit.report import _charts, _samples
@@ -15,7 +16,7 @@ from audit.report._attribution import AttributionReader
 from audit.report._images import Picture, planes, scale_bar
 from audit.report._sample import Sample
 from audit.report._samples import Budget
-from audit.report._table_changes import HEADER, TableChanges, columns_of
+from audit.report._table_changes import TableChanges, columns_of, header
 from audit.report._view import RunView
 from audit.report._words import clean, mapping, plain_value
 from audit.run_folder import Evidence
@@ -84,7 +85,7 @@ def blocks(view: RunView) -> list[Block]:
     budget, left = Budget(), sum(ref.kind in SAMPLED for ref, _ in view.evidence)
     out = []
     for number, (ref, step) in enumerate(view.evidence, 1):
-        block = Block(f"evidence-{number}", KINDS.get(ref.kind, clean(ref.kind)), step, ref.path)
+        block = Block(f"evidence-{number}", _(KINDS.get(ref.kind, clean(ref.kind))), step, ref.path)
         try:
             _fill(block, view, ref, budget.share(max(1, left)), number)
         except DAMAGE as error:
@@ -119,11 +120,13 @@ def _fill(block: Block, view: RunView, ref: EvidenceRef, budget: Budget, number:
         case "curve":
             _curve(block, evidence, number)
         case "roc":
-            line = _charts.Series("this model", *(_floats(evidence, name) for name in ("fpr", "tpr")))
-            block.charts.append(_charts.roc([line], title=f"ROC curve: {block.title}", number=number))
+            line = _charts.Series(_("this model"), *(_floats(evidence, name) for name in ("fpr", "tpr")))
+            block.charts.append(
+                _charts.roc([line], title=_("ROC curve: {name}").format(name=block.title), number=number)
+            )
         case "outcomes":
             values = _floats(evidence, "value")
-            block.facts.append(f"{len(values):,} rows, mean {show(float(values.mean()))}")
+            block.facts.append(_("{n} rows, mean {mean}").format(n=f"{len(values):,}", mean=show(float(values.mean()))))
         case _:
             block.table = _table(evidence)
 
@@ -147,8 +150,8 @@ def _attributions(block: Block, evidence: Evidence, view: RunView, budget: Budge
             block.charts.append(
                 _charts.bars(
                     {names[i]: float(mean[i]) for i in top},
-                    title=f"Mean size of each feature's contribution: {block.title}",
-                    label=f"mean |contribution| over {len(values):,} rows",
+                    title=_("Mean size of each feature's contribution: {name}").format(name=block.title),
+                    label=_("mean |contribution| over {n} rows").format(n=f"{len(values):,}"),
                     number=number,
                 )
             )
@@ -157,15 +160,16 @@ def _attributions(block: Block, evidence: Evidence, view: RunView, budget: Budge
 def legend_of(kind: str, classification: bool) -> tuple[tuple[str, Picture, str] | None, tuple[str, str] | None]:
     """The palette's legend of maps, or the words at the ends of the shades of texts and series."""
     against, forward = (
-        ("speaks against the class", "speaks for it") if classification else ("lowers", "raises the value")
+        (_("speaks against the class"), _("speaks for it")) if classification else (_("lowers"), _("raises the value"))
     )
     if kind == "image":
-        return _legend(against, f"{forward}; the ends are each map's own scale"), None
-    return None, (against, f"{forward}; the ends are each row's own scale") if kind in ("text", "series") else None
+        return _legend(against, _("{end}; the ends are each map's own scale").format(end=forward)), None
+    ends = _("{end}; the ends are each row's own scale").format(end=forward)
+    return None, (against, ends) if kind in ("text", "series") else None
 
 
 def _adversarial(block: Block, evidence: Evidence, view: RunView, budget: Budget) -> None:
-    block.kind = {"corruption": "corrupted rows", "counterfactual": "counterfactuals"}.get(
+    block.kind = {"corruption": _("corrupted rows"), "counterfactual": _("counterfactuals")}.get(
         str(evidence.meta.get("by", "")), block.kind
     )
     meta = evidence.meta
@@ -175,7 +179,7 @@ def _adversarial(block: Block, evidence: Evidence, view: RunView, budget: Budget
     table = _table_changes(block, evidence, view) if meta.get("input_kind") == "table" else None
     block.samples, block.shown = _samples.adversarial(evidence, bounds_of(view, evidence, block.step), budget, table)
     if str(meta.get("input_kind", "")) == "image" and not _colour(evidence):
-        block.legend = _legend("made darker", "made brighter")
+        block.legend = _legend(_("made darker"), _("made brighter"))
 
 
 def fields_of(view: RunView, step: str) -> list[Mapping[str, Any]]:
@@ -189,7 +193,7 @@ def _method(evidence: Evidence, reader: AttributionReader) -> list[str]:
     methods = sorted(set(evidence.column("method").astype(str).tolist())) if "method" in evidence.fields else []
     return [
         *([methods[0]] if len(methods) == 1 and methods[0] else []),
-        *([f"per {reader.unit}"] if reader.unit else []),
+        *([_("per {unit}").format(unit=reader.unit)] if reader.unit else []),
     ]
 
 
@@ -197,12 +201,17 @@ def _table_changes(block: Block, evidence: Evidence, view: RunView) -> TableChan
     """Changed cells by the columns of the audited model; a summary of them becomes the block's table."""
     changes = TableChanges(evidence, fields_of(view, block.step))
     rows = changes.summary()
-    block.table = Table(HEADER, rows[:MAX_TABLE], _left_out(len(rows), MAX_TABLE, "columns"))
+    block.table = Table(
+        header(),
+        rows[:MAX_TABLE],
+        _left_out(len(rows), _("{n} of {all} columns are shown; the evidence folder holds all.")),
+    )
     return changes
 
 
 def _legend(low: str, high: str) -> tuple[str, Picture, str]:
-    return low, Picture(scale_bar(), f"Palette: blue {low}, white is zero, red {high}.", "", 180, 10, True), high
+    said = _("Palette: blue {low}, white is zero, red {high}.").format(low=low, high=high)
+    return low, Picture(scale_bar(), said, "", 180, 10, True), high
 
 
 def facts_of(facts: Mapping[str, Any]) -> list[str]:
@@ -265,7 +274,7 @@ def _curve(block: Block, evidence: Evidence, number: int) -> None:
     block.charts.append(
         _charts.curve(
             series,
-            title=f"{block.title}: {labels['y']} over {labels['x']}",
+            title=_("{name}: {y} over {x}").format(name=block.title, **labels),
             x_label=labels["x"],
             y_label=labels["y"],
             x_scale=str(meta.get("x_scale", "linear")),
@@ -273,15 +282,17 @@ def _curve(block: Block, evidence: Evidence, number: int) -> None:
             number=number,
         )
     )
-    header = (*(("series",) if len(series) > 1 else ()), labels["x"], labels["y"], "interval")
+    names = (*((_("series"),) if len(series) > 1 else ()), labels["x"], labels["y"], _("interval"))
     cells: list[tuple[str, ...]] = []
     for line in series:
         for i in range(len(line.x)):
             interval = (
-                "–" if line.low is None or line.high is None else f"{_cell(line.low[i])} to {_cell(line.high[i])}"
+                "–"
+                if line.low is None or line.high is None
+                else _("{low} to {high}").format(low=_cell(line.low[i]), high=_cell(line.high[i]))
             )
             cells.append((*((line.name,) if len(series) > 1 else ()), _cell(line.x[i]), _cell(line.y[i]), interval))
-    block.table = Table(header, cells[:MAX_TABLE], _left_out(len(cells), MAX_TABLE))
+    block.table = Table(names, cells[:MAX_TABLE], _left_out(len(cells)))
 
 
 def _table(evidence: Evidence) -> Table:
@@ -292,14 +303,17 @@ def _table(evidence: Evidence) -> Table:
         columns = [column for column in columns if column.ndim == 1]
     ids = evidence.ids
     rows = [(clean(ids[i]), *(_cell(column[i]) for column in columns)) for i in range(min(len(ids), MAX_TABLE))]
-    note = _left_out(len(ids), MAX_TABLE)
+    note = _left_out(len(ids))
     if wide:
-        note = f"{note} Not shown, for they hold more than one number per row: {', '.join(map(clean, wide))}.".strip()
-    return Table(("row", *(clean(name).replace("_", " ") for name in names)), rows, note)
+        hidden = _("Not shown, for they hold more than one number per row: {names}.")
+        note = f"{note} {hidden.format(names=', '.join(map(clean, wide)))}".strip()
+    return Table((_("row"), *(clean(name).replace("_", " ") for name in names)), rows, note)
 
 
-def _left_out(total: int, cap: int, what: str = "rows") -> str:
-    return f"{cap} of {total:,} {what} are shown; the evidence folder holds all." if total > cap else ""
+def _left_out(total: int, said: str = "") -> str:
+    """A line on what a table of `MAX_TABLE` lines leaves out; rows where nothing else is `said`."""
+    said = said or _("{n} of {all} rows are shown; the evidence folder holds all.")
+    return said.format(n=MAX_TABLE, all=f"{total:,}") if total > MAX_TABLE else ""
 
 
 def _cell(value: Any) -> str:
@@ -321,7 +335,7 @@ def _confusion(evidence: Evidence) -> tuple[Matrix | None, Table | None]:
     note = ""
     if len(counts) > MAX_CLASSES:
         occurring = [int(i) for i in np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))]
-        note = f"{len(occurring)} of {len(counts):,} classes occur and are shown."
+        note = _("{n} of {all} classes occur and are shown.").format(n=len(occurring), all=f"{len(counts):,}")
     if len(occurring) > MAX_CLASSES:
         wrong = counts.copy()
         np.fill_diagonal(wrong, 0)
@@ -329,8 +343,10 @@ def _confusion(evidence: Evidence) -> tuple[Matrix | None, Table | None]:
         pairs = [divmod(int(i), len(counts)) for i in order if wrong.flat[i] > 0]
         rows = [(classes[true], classes[said], f"{int(wrong[true, said]):,}") for true, said in pairs]
         confused = int((wrong > 0).sum())
-        note = f"The {len(rows)} commonest of {confused:,} confusions between {len(counts):,} classes."
-        return None, Table(("true class", "predicted as", "rows"), rows, note)
+        note = _("The {n} commonest of {all} confusions between {classes} classes.").format(
+            n=len(rows), all=f"{confused:,}", classes=f"{len(counts):,}"
+        )
+        return None, Table((_("true class"), _("predicted as"), _("rows")), rows, note)
     totals = counts.sum(axis=1)
     body = [
         (

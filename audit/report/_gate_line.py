@@ -5,6 +5,7 @@ from __future__ import annotations
 from xml.sax.saxutils import escape, quoteattr
 
 from audit.finding import Finding
+from audit.language import gettext as _
 from audit.numbers import show
 from audit.report._words import STATUS, clean, gate_of, interval_of, level_of, n_of, value_of
 
@@ -38,7 +39,9 @@ def gate_line(finding: Finding) -> str:
     parts.append(_interval(_LEFT if low is None else at(low), _RIGHT if high is None else at(high), low, high))
     if point is not None:
         parts.append(f'<circle class="point" cx="{at(point):.1f}" cy="{_Y}" r="4"/>')
-    label = "baseline" + (f" {gate.threshold:+g}" if gate.threshold else "") if gate.baseline else show(gate.threshold)
+    label = (
+        _("baseline") + (f" {gate.threshold:+g}" if gate.threshold else "") if gate.baseline else show(gate.threshold)
+    )
     anchor = "start" if threshold < 40 else "end" if threshold > WIDTH - 40 else "middle"
     parts.append(f'<text class="required" x="{threshold:.1f}" y="9" text-anchor="{anchor}">{escape(label)}</text>')
     parts.append(f'<text x="{_LEFT}" y="{HEIGHT - 3}" text-anchor="start">{escape(show(ends[0]))}</text>')
@@ -86,5 +89,11 @@ def _magnitude(span: float) -> int:
 
 def _said(finding: Finding) -> str:
     interval = interval_of(finding)
-    sure = f", {level_of(finding)} interval {interval}" if interval else ""
-    return f"{STATUS[finding.status].word}: measured {value_of(finding)}{sure}, n = {n_of(finding)}, required {finding.required}"
+    sure = _(", {level} interval {interval}").format(level=level_of(finding), interval=interval) if interval else ""
+    return _("{status}: measured {value}{sure}, n = {n}, required {required}").format(
+        status=_(STATUS[finding.status].word),
+        value=value_of(finding),
+        sure=sure,
+        n=n_of(finding),
+        required=finding.required,
+    )

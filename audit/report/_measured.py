@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from audit.finding import Finding, Measurement, Status
+from audit.language import gettext as _
 from audit.numbers import show, show_interval
 from audit.report._view import RunView
 from audit.report._words import interval_of, n_of, value_of
@@ -71,7 +72,9 @@ def grids(view: RunView) -> list[Grid]:
     found: dict[tuple[str, ...], Grid] = {}
     for step, dims, title, cell in _parts(view):
         keys = tuple(dims)
-        grid = found.setdefault((step, *sorted(keys)), Grid(f"{step} by {', '.join(keys)}", keys))
+        grid = found.setdefault(
+            (step, *sorted(keys)), Grid(_("{name} by {keys}").format(name=step, keys=", ".join(keys)), keys)
+        )
         if title not in grid.columns:
             grid.columns.append(title)
         grid.rows.setdefault(tuple(dims[key] for key in grid.keys), {}).setdefault(title, cell)

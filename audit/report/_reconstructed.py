@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from audit.language import gettext as _
 from audit.report import _charts
 from audit.report._images import photograph
 from audit.report._sample import BarList, Sample, bar_list, named, number
@@ -20,6 +21,7 @@ SHOWN = {
     "nearest_member": "nearest member",
     "nearest_held_out": "nearest held-out row",
 }
+"""Fields with what they hold, translated where they are shown."""
 FAINT = 1.5
 """A reconstruction that spans no less than the range divided by this is shown as it is."""
 
@@ -45,21 +47,25 @@ class ReconstructedReader:
 
         row = self._evidence.row(position)
         name = named(row["label"], self._classes)
-        sample = Sample(f"class {name}: the model is {float(row['probability']):.1%} sure", None)
-        found = {told: row[field] for field, told in SHOWN.items() if field in row and not np.isnan(row[field]).any()}
+        share = f"{float(row['probability']):.1%}"
+        sample = Sample(_("class {name}: the model is {share} sure").format(name=name, share=share), None)
+        found = {
+            _(told): row[field] for field, told in SHOWN.items() if field in row and not np.isnan(row[field]).any()
+        }
         if self._kind == "image":
             bounds = self._bounds or (float(row["x"].min()), float(row["x"].max()))
             raised = _contrast(row["x"], bounds)
             own = bounds if raised == 1 else (float(row["x"].min()), float(row["x"].max()))
-            sample.pictures = [
-                photograph(row["x"], own, f"Reconstruction of class {name}.", "reconstruction"),
-                *(photograph(x, bounds, f"{told.capitalize()} of class {name}.", told) for told, x in found.items()),
-            ]
-            sample.lines += [f"its contrast is raised {raised:.1f} times"] if raised != 1 else []
+            said = _("Reconstruction of class {name}.").format(name=name)
+            sample.pictures.append(photograph(row["x"], own, said, _("reconstruction")))
+            for told, x in found.items():
+                said = _("{what} of class {name}.").format(what=told.capitalize(), name=name)
+                sample.pictures.append(photograph(x, bounds, said, told))
+            sample.lines += [_("its contrast is raised {n} times").format(n=f"{raised:.1f}")] if raised != 1 else []
         elif self._kind == "series":
-            sample.drawings.append(self._lines({"reconstruction": row["x"], **found}, name, position))
-        elif "mean of members" in found:
-            sample.lists.append(self._columns(row["x"], found["mean of members"]))
+            sample.drawings.append(self._lines({_("reconstruction"): row["x"], **found}, name, position))
+        elif (mean := _(SHOWN["class_mean"])) in found:
+            sample.lists.append(self._columns(row["x"], found[mean]))
         sample.lines += _numbers(row)
         return sample
 
@@ -72,15 +78,17 @@ class ReconstructedReader:
             first = x.reshape(-1, x.shape[-1])[0].astype(float)
             series.append(_charts.Series(told, np.arange(len(first), dtype=float), first))
         return _charts.curve(
-            series, title=f"Class {name}: reconstruction", x_label="moment", y_label="value", x_scale="linear",
+            series, title=_("Class {name}: reconstruction").format(name=name), x_label=_("moment"), y_label=_("value"), x_scale="linear",
             y_scale="linear", number=1000 * self._number + position,
         )  # fmt: skip
 
     def _columns(self, x: NDArray[Any], mean: NDArray[Any]) -> BarList:
         """Columns in which a reconstruction is furthest from the mean of the class."""
-        names = self._features if len(self._features) == len(x) else [f"position {i}" for i in range(len(x))]
+        names = (
+            self._features if len(self._features) == len(x) else [_("position {i}").format(i=i) for i in range(len(x))]
+        )
         cells = [f"{number(before)} → {number(after)}" for before, after in zip(mean, x, strict=True)]
-        return bar_list(names, cells, x - mean, ("column", "mean of members → reconstruction", "difference"))
+        return bar_list(names, cells, x - mean, (_("column"), _("mean of members → reconstruction"), _("difference")))
 
 
 def _contrast(x: NDArray[Any], bounds: tuple[float, float]) -> float:
@@ -95,9 +103,17 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
 
     lines = []
     if not math.isnan(likeness := float(row["similarity"])):
-        lines.append(f"similarity to the mean {likeness:.2f}")
+        lines.append(_("similarity to the mean {value}").format(value=f"{likeness:.2f}"))
     lines.append(
-        f"nearest of {int(row['members']):,} members: {clean(str(row['member_id']))}, at {float(row['member_distance']):.3f}"
+        _("nearest of {n} members: {row}, at {distance}").format(
+            n=f"{int(row['members']):,}",
+            row=clean(str(row["member_id"])),
+            distance=f"{float(row['member_distance']):.3f}",
+        )
     )
-    lines.append(f"of {int(row['held_out']):,} held-out rows at {float(row['held_out_distance']):.3f}")
+    lines.append(
+        _("of {n} held-out rows at {distance}").format(
+            n=f"{int(row['held_out']):,}", distance=f"{float(row['held_out_distance']):.3f}"
+        )
+    )
     return lines

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from audit.language import gettext as _
 from audit.numbers import show
 from audit.report._images import Picture
 from audit.report._text_changes import Passage
@@ -79,7 +80,7 @@ def named(value: Any, classes: Sequence[Any]) -> str:
 def number(value: Any) -> str:
     """A number, or ``missing``."""
     read = float(value)
-    return "missing" if math.isnan(read) else show(read)
+    return _("missing") if math.isnan(read) else show(read)
 
 
 def signed(value: float) -> str:

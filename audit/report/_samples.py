@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from audit.language import gettext as _
 from audit.report._attacked import AttackedReader
 from audit.report._attribution import AttributionReader
 from audit.report._reconstructed import ReconstructedReader
@@ -49,7 +50,7 @@ def attributions(evidence: Evidence, reader: AttributionReader, budget: Budget) 
     right = _right(evidence, "prediction")
     wrong = [] if right is None else np.flatnonzero(~right)[: max(1, budget.samples // 3)].tolist()
     order = wrong + [i for i in range(len(evidence)) if i not in set(wrong)]
-    rule = "wrong predictions first" if wrong else ""
+    rule = _("wrong predictions first") if wrong else ""
     return _take(evidence, order, budget, lambda i: reader.sample(evidence.row(i), _at(right, i)), rule)
 
 
@@ -63,16 +64,22 @@ def adversarial(
     fooled = [] if right is None else np.flatnonzero(~right).tolist()
     order = fooled + ([] if right is None else np.flatnonzero(right).tolist())
     reader = AttackedReader(evidence, bounds, table)
-    wrong = {"corruption": "are misclassified"}.get(str(evidence.meta.get("by", "")), "fool the model")
+    corrupted = evidence.meta.get("by") == "corruption"
+    first = _("those that are misclassified first") if corrupted else _("those that fool the model first")
     samples, shown = _take(
         evidence,
         order or range(len(evidence)),
         budget,
         lambda i: reader.sample(i, _at(right, i)),
-        f"those that {wrong} first" if right is not None else "",
+        first if right is not None else "",
     )
     if right is not None:
-        shown += f"; {len(fooled):,} of the {len(evidence):,} stored ones {wrong}"
+        told = (
+            _("{n} of the {all} stored ones are misclassified")
+            if corrupted
+            else _("{n} of the {all} stored ones fool the model")
+        )
+        shown += _("; ") + told.format(n=f"{len(fooled):,}", all=f"{len(evidence):,}")
     return samples, shown
 
 
@@ -85,7 +92,7 @@ def reconstructions(
     member, held_out = (np.ravel(evidence.column(f"{whose}_distance")) for whose in ("member", "held_out"))
     order = np.argsort(member - held_out, kind="stable").tolist()
     reader = ReconstructedReader(evidence, bounds, number)
-    return _take(evidence, order, budget, reader.sample, "those nearest to a member first")
+    return _take(evidence, order, budget, reader.sample, _("those nearest to a member first"))
 
 
 def _right(evidence: Evidence, name: str) -> NDArray[np.bool_] | None:
@@ -116,4 +123,5 @@ def _take(
             break
         taken.append(sample)
     total = len(evidence)
-    return taken, f"{len(taken)} of {total:,} shown" + (f", {rule}" if rule and len(taken) < total else "")
+    shown = _("{n} of {all} shown").format(n=len(taken), all=f"{total:,}")
+    return taken, _(", ").join([shown, rule] if rule and len(taken) < total else [shown])

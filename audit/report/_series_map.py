@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape, quoteattr
 
+from audit.language import gettext as _
 from audit.numbers import show
 from audit.report._words import clean
 
@@ -42,26 +43,27 @@ def series_map(
     limit = float(np.abs(summed).max(initial=0.0))
     parts, top = [], 4
     for channel in sorted(order.tolist()):
-        name = clean(channels[channel]) if len(channels) == len(lines) else f"channel {channel}"
+        name = clean(channels[channel]) if len(channels) == len(lines) else _("channel {n}").format(n=channel)
         parts.append(
             _channel(lines[channel], summed[channel], edges, limit, top, name if len(lines) > 1 else "", lines.shape[1])
         )
         top += _LINE + 6 + _AREA + _GAP
     notes = []
     if per > 1:
-        notes.append(f"drawn in {len(edges)} stretches of {per} steps")
+        notes.append(_("drawn in {n} stretches of {steps} steps").format(n=len(edges), steps=per))
     if len(order) < len(lines):
-        notes.append(f"{len(order)} of {len(lines)} channels drawn, those that contribute most")
+        notes.append(_("{n} of {all} channels drawn, those that contribute most").format(n=len(order), all=len(lines)))
+    last = _("step {step}").format(step=f"{lines.shape[1] - 1:,}")
     axis = (
         f'<text x="{_LEFT}" y="{top + 4}">0</text>'
-        f'<text x="{_WIDTH - _RIGHT}" y="{top + 4}" text-anchor="end">step {lines.shape[1] - 1:,}</text>'
+        f'<text x="{_WIDTH - _RIGHT}" y="{top + 4}" text-anchor="end">{escape(last)}</text>'
     )
     label = quoteattr(clean(title))
     drawing = (
         f'<svg role="img" aria-label={label} class="series" viewBox="0 0 {_WIDTH} {top + 10}" width="{_WIDTH}">'
         f"<title>{escape(clean(title))}</title>{''.join(parts)}{axis}</svg>"
     )
-    return drawing, limit, ", ".join(notes)
+    return drawing, limit, _(", ").join(notes)
 
 
 def _channel(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from audit.language import gettext as _
 from audit.report._charts import Series, curve
 from audit.report._view import RunView
 
@@ -54,7 +55,7 @@ def _chart(entry: str, title: str, axis: str, points: Iterable[Point], number: i
     lines: dict[str, list[Point]] = {}
     for point in points:
         rest = {**{key: value for key, value in point.cell.items() if key != axis}, **point.dims}
-        lines.setdefault(", ".join(f"{key} {value}" for key, value in rest.items()) or "overall", []).append(point)
+        lines.setdefault(", ".join(f"{key} {value}" for key, value in rest.items()) or _("overall"), []).append(point)
     series = []
     for name, found in list(lines.items())[:MAX_SERIES]:
         found.sort(key=lambda point: _number(point.cell[axis]) or 0.0)
@@ -64,13 +65,13 @@ def _chart(entry: str, title: str, axis: str, points: Iterable[Point], number: i
         )
         series.append(Series(name, *(np.array(column, dtype=np.float64) for column in columns)))
     unit = next((point.unit for point in points if point.unit), "")
-    whole = f"{entry}: {title} over {axis}"
+    whole = _("{name}: {y} over {x}").format(name=entry, y=title, x=axis)
     drawn = curve(
         series, title=whole, x_label=axis, y_label=f"{title} ({unit})" if unit else title,
         x_scale="linear", y_scale="linear", number=1000 + number,
     )  # fmt: skip
     left_out = len(lines) - len(series)
-    return Sweep(whole, drawn, f"{left_out} more parts are in the tables." if left_out > 0 else "")
+    return Sweep(whole, drawn, _("{n} more parts are in the tables.").format(n=left_out) if left_out > 0 else "")
 
 
 def _points(view: RunView) -> Iterator[Point]:

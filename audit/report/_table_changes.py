@@ -7,13 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from audit.language import gettext as _
 from audit.numbers import show
 from audit.report._words import clean, mapping
 
 if TYPE_CHECKING:
     from audit.run_folder import Evidence
 
-HEADER = ("column", "changed in", "smallest change", "median change", "largest change")
+
+def header() -> tuple[str, ...]:
+    """Names of the columns of `TableChanges.summary`."""
+    return _("column"), _("changed in"), _("smallest change"), _("median change"), _("largest change")
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,9 @@ class TableChanges:
         self._fields = list(fields) if len(fields) == width else [{} for _ in range(width)]
         own = evidence.meta.get("feature_names")
         named = own if isinstance(own, list) and len(own) == width else [f.get("name") for f in self._fields]
-        self._names = [clean(name) if name is not None else f"position {i}" for i, name in enumerate(named)]
+        self._names = [
+            clean(name) if name is not None else _("position {i}").format(i=i) for i, name in enumerate(named)
+        ]
         self._delta = np.nan_to_num(self._after - self._before)
         self._largest = np.abs(self._delta).max(axis=0, initial=0.0)
 
@@ -60,7 +66,7 @@ class TableChanges:
         return sorted(found, key=lambda change: -abs(change.share))
 
     def summary(self) -> list[tuple[str, ...]]:
-        """A line for every column that was changed anywhere, the commonest first; see `HEADER`."""
+        """A line for every column that was changed anywhere, the commonest first; see `header`."""
         import numpy as np
 
         rows: list[tuple[str, ...]] = []
@@ -71,7 +77,9 @@ class TableChanges:
                 moved = np.sort(self._delta[self._delta[:, column] != 0, column])
                 moved = moved[np.argsort(np.abs(moved), kind="stable")]
                 shown = (_signed(moved[0]), _signed(np.median(moved)), _signed(moved[-1]))
-            rows.append((self._names[column], f"{int(counts[column])} of {len(self._delta)}", *shown))
+            rows.append(
+                (self._names[column], _("{k} of {n}").format(k=int(counts[column]), n=len(self._delta)), *shown)
+            )
         return rows
 
     def _change(self, row: int, column: int) -> Change:
@@ -101,7 +109,7 @@ def cell_of(field: Mapping[str, Any], value: float) -> str:
     """A cell in the reader's terms: a category by its name, a number, or ``missing``."""
     categories = field.get("categories")
     if math.isnan(value):
-        return "missing"
+        return _("missing")
     if isinstance(categories, list | tuple) and value == int(value) and 0 <= value < len(categories):
         return clean(categories[int(value)])
     return show(value)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from audit.language import gettext as _
 from audit.numbers import show
 from audit.report._words import clean
 from audit.text import decode
@@ -116,7 +117,7 @@ def _shortened(pieces: Sequence[Token]) -> list[Token]:
         else:
             head, tail = ([] if not found else _until(quiet, KEPT)), ([] if last else _until(quiet[::-1], KEPT)[::-1])
             left = length - sum(len(token.text) for token in head + tail)
-            found.extend([*head, Token(f" [… {left:,} characters …] "), *tail])
+            found.extend([*head, Token(" " + _("[… {n} characters …]").format(n=f"{left:,}") + " "), *tail])
         quiet.clear()
 
     for token in pieces:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 from audit.finding import EvidenceRef, Finding, Severity, Status
 from audit.judge.verdicts import Verdict, verdict
+from audit.language import gettext as _
+from audit.language import per_language
 from audit.parameters import UserError
 from audit.report._coverage import Gap, gaps
 from audit.report._words import SEVERITIES, STATUS, VERDICTS, by_weight, clean, count, mapping
@@ -46,7 +48,7 @@ class RunVerdict:
     @property
     def said(self) -> str:
         """The sentence as it follows the headline, without saying it twice."""
-        return self.sentence.removeprefix(f"{self.headline.lower()}: ")
+        return self.sentence.removeprefix(_("no verdict: {reasons}").format(reasons=""))
 
     @classmethod
     def judged(cls, given: Verdict) -> RunVerdict:
@@ -79,7 +81,6 @@ class RunView:
         timings: Any = self._read(lambda: run.timings, None)
         self.timings: dict[str, Any] = tidy(mapping(timings))
         self.findings, self.intact = self._findings()
-        self.verdict = self._verdict()
 
     # --- reading ---
 
@@ -135,24 +136,31 @@ class RunView:
         named = self.manifest.get("fail_on")
         return verdict(found, Severity(named) if named in list(Severity) else Severity.LOW)
 
-    def _verdict(self) -> RunVerdict:
+    @per_language
+    def verdict(self) -> RunVerdict:
+        """What the run comes to."""
         judged = self._judge(self.findings)
         if not self.intact:
-            return RunVerdict.of("damaged", "the findings cannot be trusted as they are stored", 3, judged.counts)
+            return RunVerdict.of("damaged", _("the findings cannot be trusted as they are stored"), 3, judged.counts)
         if self.state == "finished":
             return RunVerdict.judged(judged)
         done = len({record.step for record in self.recorded if record.outcome is not None})
         planned = len(self.planned)
-        progress = f"{done} of {planned} checks had ended" if planned else "no check had ended"
         if self.state == "running":
-            return RunVerdict.of("running", progress.replace("had", "have"), None, judged.counts)
+            ended = _("{n} of {all} checks have ended") if planned else _("no check has ended")
+            return RunVerdict.of("running", ended.format(n=done, all=planned), None, judged.counts)
+        stopped = (
+            _("the run stopped when {n} of {all} checks had ended")
+            if planned
+            else _("the run stopped when no check had ended")
+        ).format(n=done, all=planned)
         gates = (
             sum(len(texts) for entry in self.scenario.checks for texts in entry.require.values())
             if self.scenario
             else 0
         )
-        unjudged = f", and none of its gates ({gates}) was judged" if gates and not self.findings else ""
-        return RunVerdict.of("interrupted", f"the run stopped when {progress}{unjudged}", 130, judged.counts)
+        unjudged = _(", and none of its gates ({n}) was judged").format(n=gates) if gates and not self.findings else ""
+        return RunVerdict.of("interrupted", stopped + unjudged, 130, judged.counts)
 
     # --- what is in it ---
 
@@ -181,7 +189,7 @@ class RunView:
     def rows(self) -> str:
         """``540 test, 1,257 train rows``; empty where that is not on record."""
         parts = [f"{count(n)} {part}" for part, n in mapping(self.data.get("rows")).items()]
-        return f"{', '.join(parts)} rows" if parts else ""
+        return _("{parts} rows").format(parts=", ".join(parts)) if parts else ""
 
     @cached_property
     def scenario_file(self) -> ScenarioFile | None:
@@ -229,7 +237,7 @@ class RunView:
         """Measurements of a run that was never judged."""
         return [] if self.findings else [record for record in self.recorded if record.measurement is not None]
 
-    @cached_property
+    @per_language
     def waivers(self) -> list[WaiverView]:
         """Every waiver of the scenario and what it does here, the lapsed ones included."""
         written = self.scenario.waivers if self.scenario else ()
@@ -240,20 +248,21 @@ class RunView:
         for f in self.findings:
             if f.waiver and not known & {f.id, f.id.split(" ")[0]}:
                 owner, reason, expires = (f.waiver.get(key, "") for key in ("owner", "reason", "expires"))
-                shown.append(WaiverView(f.id, owner, reason, expires, "in force"))
+                shown.append(WaiverView(f.id, owner, reason, expires, _("in force")))
         return shown
 
     def _effect(self, finding_id: str) -> str:
         found = [f for f in self.findings if finding_id in (f.id, f.id.split(" ")[0])]
         if any(f.status is Status.WAIVED for f in found):
-            return "in force"
+            return _("in force")
         if any(f.status is Status.FAIL for f in found):
-            return "lapsed: the gate fails again"
+            return _("lapsed: the gate fails again")
         if found:
-            return f"not used: the finding is {', '.join(sorted({STATUS[f.status].word for f in found}))}"
-        return "not used: no finding has this id" if self.findings else "nothing was judged"
+            words = sorted({_(STATUS[f.status].word) for f in found})
+            return _("not used: the finding is {status}").format(status=", ".join(words))
+        return _("not used: no finding has this id") if self.findings else _("nothing was judged")
 
-    @cached_property
+    @per_language
     def not_tested(self) -> tuple[Gap, ...]:
         """What the audit says nothing about."""
         open_steps = [] if self.state == "finished" else [s for s in self.planned if self.outcome(s) == "unfinished"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from audit.finding import Bound, Finding, Severity, Status, ThreatModel
 from audit.gate import Gate
+from audit.language import gettext as _
 from audit.numbers import show, show_interval
 from audit.parameters import UserError
 
@@ -109,7 +110,7 @@ def interval_of(finding: Finding) -> str:
     low, high = finding.interval
     gate = gate_of(finding)
     if gate is not None and gate.baseline:
-        return f"difference {show_interval(low, high)}"
+        return _("difference {interval}").format(interval=show_interval(low, high))
     return "" if low == high else show_interval(low, high)
 
 
@@ -133,34 +134,33 @@ def part_of(finding: Finding) -> str:
 def meaning_of(finding: Finding) -> str:
     """What a status says, in a sentence for somebody who did not write the scenario."""
     if finding.status is Status.PASS and isinstance(finding.estimate, Bound):
-        return BOUND_HELD
+        return _(BOUND_HELD)
     if finding.status is Status.WAIVED and finding.waiver:
-        return (
-            f"The gate is missed, and {finding.waiver.get('owner', 'nobody')} answers for that until "
-            f"{finding.waiver.get('expires', 'no date')}."
+        return _("The gate is missed, and {owner} answers for that until {expires}.").format(
+            owner=finding.waiver.get("owner", _("nobody")), expires=finding.waiver.get("expires", _("no date"))
         )
-    return STATUS[finding.status].meaning
+    return _(STATUS[finding.status].meaning)
 
 
 def threat_rows(threat: ThreatModel) -> list[tuple[str, str]]:
     """A threat model as (what, value)."""
     units = f" {threat.units}" if threat.units else ""
     rows = [
-        ("access", ACCESS.get(threat.access, threat.access)),
-        ("seeks", GOALS.get(threat.goal, threat.goal)),
+        (_("access"), _(ACCESS.get(threat.access, threat.access))),
+        (_("seeks"), _(GOALS.get(threat.goal, threat.goal))),
     ]
     if threat.norm is not None:
-        rows.append(("norm", threat.norm))
+        rows.append((_("norm"), threat.norm))
     if threat.eps is not None:
         rows.append(("eps", f"{show(threat.eps)}{units}"))
     if threat.realised is not None:
-        rows.append(("largest change made", f"{show(threat.realised)}{units}"))
+        rows.append((_("largest change made"), f"{show(threat.realised)}{units}"))
     if threat.bounds is not None:
-        rows.append(("bounds", f"{show_interval(*threat.bounds)}{units if threat.norm is not None else ''}"))
+        rows.append((_("bounds"), f"{show_interval(*threat.bounds)}{units if threat.norm is not None else ''}"))
     if threat.queries is not None:
-        rows.append(("queries per example", f"at most {threat.queries:,}"))
+        rows.append((_("queries per example"), _("at most {value}").format(value=f"{threat.queries:,}")))
     if threat.constraints:
-        rows.append(("constraints", threat.constraints))
+        rows.append((_("constraints"), threat.constraints))
     return rows
 
 
@@ -185,7 +185,7 @@ def count(value: Any) -> str:
 def plain_value(value: Any) -> str:
     """A parameter's value as a reader writes it."""
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return _("yes") if value else _("no")
     if value is None:
         return "–"
     if isinstance(value, float):

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 from audit import __version__
 from audit.finding import Finding, Status
+from audit.language import gettext as _
+from audit.language import ngettext, spoken
 from audit.numbers import show_seconds
 from audit.report import Renderer
 from audit.report import _words as words
@@ -30,6 +32,7 @@ class Html(Renderer):
 
     name: ClassVar[str] = "html"
     suffix: ClassVar[str] = "html"
+    translated: ClassVar[bool] = True
 
     def render(self, run: Run) -> str:
         """The run as an HTML page."""
@@ -72,6 +75,9 @@ def environment() -> Any:
         lstrip_blocks=True,
     )
     environment.globals.update(
+        _=_,
+        ngettext=ngettext,
+        language=lambda: spoken().replace("_", "-"),
         words=words,
         STATUS=words.STATUS,
         KINDS=KINDS,
@@ -105,7 +111,7 @@ def _by_step(evidence: list[Block]) -> dict[str, list[Block]]:
 
 
 def _grouped(view: RunView) -> list[tuple[str, list[Any]]]:
-    found = [(heading, [g for g in view.not_tested if g.kind == kind]) for kind, heading in HEADINGS.items()]
+    found = [(_(heading), [g for g in view.not_tested if g.kind == kind]) for kind, heading in HEADINGS.items()]
     return [(heading, group) for heading, group in found if group]
 
 
@@ -121,7 +127,7 @@ def _step(view: RunView, step: str) -> dict[str, Any]:
         "model": findings[0].model if findings else records[0].model if records else "",
         "params": {key: words.plain_value(value) for key, value in params.items() if value not in (None, "", [], {})},
         "numbers": sum(r.measurement is not None for r in records),
-        "outcome": view.outcome(step).replace("_", " "),
+        "outcome": _(view.outcome(step).replace("_", " ")),
         "seconds": show_seconds(seconds) if seconds is not None else "–",
     }
 
@@ -131,44 +137,53 @@ def facts(view: RunView) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
     for ref, facts in view.models.items():
         spec = words.mapping(facts.get("spec"))
-        found[f"Model {ref}"] = _rows(
+        found[_("Model {name}").format(name=ref)] = _rows(
             {
-                "digest": facts.get("digest"),
-                "task": facts.get("task"),
-                "output": facts.get("output"),
-                "classes": _some(facts.get("classes")),
-                "input": _input(spec),
-                "preprocessing inside the model": spec.get("preprocessing"),
-                "capabilities": facts.get("capabilities"),
-                "loader": facts.get("loader"),
-                "files": facts.get("files"),
-                "source": facts.get("source"),
-                "added": " ".join(str(facts.get(key) or "") for key in ("added_at", "added_by")).strip(),
-                "tags": facts.get("tags"),
-                "training rows known by": facts.get("members"),
+                _("digest"): facts.get("digest"),
+                _("task"): facts.get("task"),
+                _("output"): facts.get("output"),
+                _("classes"): _some(facts.get("classes")),
+                _("input"): _input(spec),
+                _("preprocessing inside the model"): spec.get("preprocessing"),
+                _("capabilities"): facts.get("capabilities"),
+                _("loader"): facts.get("loader"),
+                _("files"): facts.get("files"),
+                _("source"): facts.get("source"),
+                _("added"): " ".join(str(facts.get(key) or "") for key in ("added_at", "added_by")).strip(),
+                _("tags"): facts.get("tags"),
+                _("training rows known by"): facts.get("members"),
             }
         )
     data = view.data
-    found["Data"] = _rows({key: data.get(key) for key in ("source", "parameters", "digest", "rows", "groups", "notes")})
-    found["Data"] += _rows({"classes": _some(data.get("classes"))})
-    manifest = view.manifest
-    total = view.timings.get("total")
-    found["Run"] = _rows(
+    found[_("Data")] = _rows(
         {
-            "run": view.run.name,
-            "started": manifest.get("started"),
-            "ended": manifest.get("ended"),
-            "took": show_seconds(float(total)) if isinstance(total, (int, float)) else None,
-            "scenario file": manifest.get("origin"),
-            "scenario SHA-256": manifest.get("scenario_sha256"),
-            "seed": str(manifest.get("seed", "")),
-            "threads": manifest.get("threads"),
-            "fails from severity": manifest.get("fail_on"),
-            "audit version": manifest.get("audit"),
-            "platform": manifest.get("platform"),
+            _("source"): data.get("source"),
+            _("parameters"): data.get("parameters"),
+            _("digest"): data.get("digest"),
+            _("rows"): data.get("rows"),
+            _("groups"): data.get("groups"),
+            _("notes"): data.get("notes"),
+            _("classes"): _some(data.get("classes")),
         }
     )
-    found["Packages"] = _rows(words.mapping(manifest.get("packages")))
+    manifest = view.manifest
+    total = view.timings.get("total")
+    found[_("Run")] = _rows(
+        {
+            _("run"): view.run.name,
+            _("started"): manifest.get("started"),
+            _("ended"): manifest.get("ended"),
+            _("took"): show_seconds(float(total)) if isinstance(total, (int, float)) else None,
+            _("scenario file"): manifest.get("origin"),
+            _("scenario SHA-256"): manifest.get("scenario_sha256"),
+            _("seed"): str(manifest.get("seed", "")),
+            _("threads"): manifest.get("threads"),
+            _("fails from severity"): manifest.get("fail_on"),
+            _("audit version"): manifest.get("audit"),
+            _("platform"): manifest.get("platform"),
+        }
+    )
+    found[_("Packages")] = _rows(words.mapping(manifest.get("packages")))
     return {heading: rows for heading, rows in found.items() if rows}
 
 
@@ -180,16 +195,17 @@ def _some(values: Any, cap: int = 20) -> Any:
     """The first of many values, and how many more."""
     if not isinstance(values, list) or len(values) <= cap:
         return values
-    return [*values[:cap], f"… and {len(values) - cap:,} more"]
+    return [*values[:cap], _("… and {n} more").format(n=f"{len(values) - cap:,}")]
 
 
 def _input(spec: dict[str, Any]) -> str:
     fields = [f for f in spec.get("fields") or () if isinstance(f, dict)]
     if len(fields) != 1:
         named = _some([f"{f.get('name')} ({f.get('kind')})" for f in fields])
-        return f"table of {len(fields)} columns: {', '.join(named)}" if fields else ""
+        return _("table of {n} columns: {names}").format(n=len(fields), names=", ".join(named)) if fields else ""
     only = fields[0]
     shape = " × ".join(map(str, only.get("shape") or ()))
     bounds = only.get("bounds")
-    within = f", {words.plain_value(bounds[0])} to {words.plain_value(bounds[1])}" if bounds else ""
+    ends = [words.plain_value(end) for end in bounds or ()]
+    within = ", " + _("{low} to {high}").format(low=ends[0], high=ends[1]) if ends else ""
     return f"{only.get('kind')} {shape}{within} {only.get('units') or ''}".strip()

@@ -9,7 +9,7 @@ import numpy as np
 
 from audit.report._evidence import Block, blocks
 from audit.report._sample import MAX_FEATURES
-from audit.report._table_changes import HEADER
+from audit.report._table_changes import header
 from audit.report._view import RunView
 
 NAN = float("nan")
@@ -59,7 +59,7 @@ def test_the_columns_changed_are_counted_over_all_stored_rows(stored: Callable[.
     after = [[90, 0, 30], [60, 1, 30], [95, 0, 30], [100, 0, 33]]
     block = block_of(stored, make, before, after)
     assert block.table is not None
-    assert block.table.header == HEADER
+    assert block.table.header == header()
     assert list(block.table.rows) == [
         ("loan <b>", "3 of 4", "-5", "-10", "-40"),
         ("job", "1 of 4", "–", "–", "–"),
