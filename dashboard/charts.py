@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import altair as alt
     from numpy.typing import NDArray
 
+    Drawn = alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart
+
 DASHES = ([1, 0], [6, 3], [2, 2], [6, 2, 1, 2], [10, 3], [3, 1, 1, 1])
 AROUND = 130
 """Pixels of a chart's height that its title, axis and legend take."""
@@ -61,7 +63,7 @@ MOST_POINTS = 300
 
 def waterfall(
     names: Sequence[str], amounts: Sequence[float], base: float, score: float | None, *, title: str, label: str
-) -> alt.LayerChart:
+) -> Drawn:
     """From the base value to the score of one row, contribution by contribution, the largest first.
 
     Args:
@@ -95,7 +97,7 @@ def waterfall(
             {"name": _("score"), "end": total, "amount": show(total)},
         ]
     )
-    sort = [_("base value"), *(row["name"] for row in rows), _("score")]
+    sort = [_("base value"), *(name for name, _amount in steps), _("score")]
     y = alt.Y("name:N", sort=sort, title=None, axis=alt.Axis(labelLimit=280))
     x = alt.X("start:Q", title=label, scale=alt.Scale(zero=False))
     frame = pd.DataFrame(rows, columns=["place", "name", "start", "end", "amount", "sign"])
@@ -123,7 +125,7 @@ def waterfall(
     return alt.layer(bars_, texts, ticks, numbers).properties(title=title, height=AROUND + 24 * len(sort))
 
 
-def mean_sizes(names: Sequence[str], values: NDArray[Any], *, title: str, label: str) -> alt.Chart:
+def mean_sizes(names: Sequence[str], values: NDArray[Any], *, title: str, label: str) -> Drawn:
     """Mean size of each feature's contribution over rows ``(N, F)``, the largest first."""
     import altair as alt
     import numpy as np
@@ -154,7 +156,7 @@ def beeswarm(
     *,
     title: str,
     label: str,
-) -> alt.Chart:
+) -> Drawn:
     """Every row's contribution of every feature, coloured by the feature's value within its column.
 
     Args:
@@ -190,7 +192,7 @@ def beeswarm(
                 scale=alt.Scale(
                     domain=[0, 0.5, 1],
                     range=[palette["s1"], palette["soft"], palette["s2"]],
-                    interpolate=alt.ScaleInterpolateEnum("rgb"),
+                    interpolate="rgb",
                 ),
                 legend=alt.Legend(title=_("value in its column"), orient="bottom", values=[0, 0.5, 1], gradientLength=160,
                                   labelExpr=_LEVEL_NAMES.format(low=_("low"), middle=_("middle"), high=_("high"))),
@@ -244,7 +246,7 @@ def dependence(
     title: str,
     x_label: str,
     label: str,
-) -> alt.LayerChart:
+) -> Drawn:
     """Contribution of a feature over its value: a point per row.
 
     Args:
@@ -291,7 +293,7 @@ MAX_STEPS = 720
 
 def relevance_line(
     x: NDArray[Any], amounts: NDArray[Any], limit: float, *, title: str, x_label: str, y_label: str, label: str
-) -> alt.VConcatChart:
+) -> Drawn:
     """One channel of a series ``(T,)``, its line coloured by what each stretch contributes, the contributions as bars below."""
     import altair as alt
     import numpy as np
@@ -333,7 +335,8 @@ def relevance_line(
         .encode(x=below, y=alt.Y("amount:Q", title=label), color=told, tooltip=tips)
         .properties(height=90, width="container")
     )
-    return alt.vconcat(upper, lower, spacing=6).resolve_scale(color="independent")
+    both: Drawn = alt.vconcat(upper, lower, spacing=6).resolve_scale(color="independent")
+    return both
 
 
 def diverging(limit: float) -> alt.Scale:
@@ -346,11 +349,11 @@ def diverging(limit: float) -> alt.Scale:
         domain=[-ends, 0, ends],
         range=[palette["s1"], palette["line"], palette["s2"]],
         clamp=True,
-        interpolate=alt.ScaleInterpolateEnum("rgb"),
+        interpolate="rgb",
     )
 
 
-def removal(curves: Mapping[str, tuple[Any, Any, Any]], *, title: str, x_label: str, y_label: str) -> alt.LayerChart:
+def removal(curves: Mapping[str, tuple[Any, Any, Any]], *, title: str, x_label: str, y_label: str) -> Drawn:
     """A row's score as features leave or join, by explainer: in the order of the map, and in orders that know nothing.
 
     Args:
@@ -420,7 +423,7 @@ class Dot:
     told: str
 
 
-def dots(found: Sequence[Dot], *, title: str, label: str, share: bool = True, log: bool = False) -> alt.LayerChart:
+def dots(found: Sequence[Dot], *, title: str, label: str, share: bool = True, log: bool = False) -> Drawn:
     """Numbers with their intervals below one another, on one axis; `share`: from 0 to 1."""
     import altair as alt
     import pandas as pd
@@ -460,7 +463,7 @@ def dots(found: Sequence[Dot], *, title: str, label: str, share: bool = True, lo
 
 def heat(
     cells: Sequence[tuple[str, str, float, str]], *, title: str, row_title: str, column_title: str, label: str
-) -> alt.LayerChart:
+) -> Drawn:
     """Shares in cells, each with its number: (row, column, share, what stands behind it). The fuller, the larger."""
     import altair as alt
     import pandas as pd
@@ -498,7 +501,7 @@ def histogram(
     marked: float | None = None,
     bins: int = 30,
     counted: str = "",
-) -> alt.LayerChart:
+) -> Drawn:
     """How many rows, or what `counted` names, have which number, by series; `marked`: a line at one number."""
     import altair as alt
     import numpy as np

@@ -28,6 +28,8 @@ Role = Literal["own", "moved", "random"]
 Fate = Literal["broken", "withstood", "untried"]
 """What the attacks of the run came to: an untried row was wrong without them, or no attack took it."""
 QUALITY, CURVE = "quality_", "curve_"
+COLUMNS = ("target", "prediction", "label", "confidence")
+"""What is kept of every row."""
 
 
 @dataclass(frozen=True)
@@ -269,8 +271,8 @@ def maps(view: RunView, model: str) -> Maps:
 def _series(view: RunView, piece: Piece, evidence: Evidence, label: str) -> MapSeries:
     bounds, fields = bounds_of(view, evidence, piece.step), fields_of(view, piece.step)
     reader = AttributionReader(evidence.meta, bounds, fields)
-    known = [name for name in ("target", "prediction", "label", "confidence") if name in evidence.fields]
-    columns = {name: evidence.column(name).reshape(len(evidence)) for name in known}
+    known = [name for name in evidence.fields if name in COLUMNS]
+    columns: dict[str, NDArray[Any]] = {name: evidence.column(name).reshape(len(evidence)) for name in known}
     role: Role = "moved" if piece.name == "after" else "random" if piece.name.endswith("-randomised") else "own"
     return MapSeries(piece, label, role, evidence, reader, bounds, fields, columns)
 

@@ -104,7 +104,8 @@ def painted(amounts: NDArray[Any], limit: float, part: Part = "signed") -> NDArr
     colours = _sizes() if part == "absolute" else palette()
     scaled = np.clip(np.asarray(amounts, dtype=np.float64) / (limit or 1.0), -1, 1)
     share = scaled if part == "absolute" else (scaled + 1) / 2
-    return colours[np.round(share * (len(colours) - 1)).astype(int)].astype(np.float64)
+    chosen: NDArray[np.float64] = colours[np.round(share * (len(colours) - 1)).astype(int)].astype(np.float64)
+    return chosen
 
 
 def magnified(x: NDArray[Any], changed: NDArray[Any], size: int = LARGE) -> tuple[bytes, float]:
@@ -146,17 +147,19 @@ def svg_address(drawing: str, style: str = "") -> str:
 def _sizes() -> NDArray[np.float64]:
     """Near white to violet in 255 steps."""
     first = palette()[len(palette()) // 2].astype(np.float64)
-    return first + (np.array(_STRONGEST) - first) * np.linspace(0, 1, 255)[:, None]
+    steps: NDArray[np.float64] = first + (np.array(_STRONGEST) - first) * np.linspace(0, 1, 255)[:, None]
+    return steps
 
 
 def _photograph(x: NDArray[Any], bounds: tuple[float, float]) -> NDArray[np.float64]:
     low, high = bounds
     scaled = (_reduced(planes(x)) - low) / ((high - low) or 1.0)
-    return 255 * np.clip(np.nan_to_num(scaled), 0, 1)
+    grey: NDArray[np.float64] = 255 * np.clip(np.nan_to_num(scaled), 0, 1)
+    return grey
 
 
 def _factor(array: NDArray[Any]) -> int:
-    return max(1, -(-max(array.shape[:2]) // MOST))
+    return max(1, -(-int(max(array.shape[:2])) // MOST))
 
 
 def _reduced(array: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -33,7 +33,8 @@ def show() -> None:
     )
     if view is None:
         return
-    models = list(dict.fromkeys(r.model for r in view.recorded if r.check.startswith(FAMILY)))
+    changed = {piece.step for piece in evidence.pieces(view, "adversarial")}
+    models = list(dict.fromkeys(r.model for r in view.recorded if r.check.startswith(FAMILY) or r.step in changed))
     if not models:
         st.info(_("No check of robustness has measured anything in this run."))
         return
@@ -43,7 +44,7 @@ def show() -> None:
     series, problems = evidence.examples(view, model)
     for problem in problems:
         st.error(_("Cannot be shown: {problem}").format(problem=problem), icon=":material/broken_image:")
-    parts = _parts(view, model, found, [one for one in series if one.piece.check.startswith(FAMILY)])
+    parts = _parts(view, model, found, sorted(series, key=lambda one: not one.piece.check.startswith(FAMILY)))
     if not parts:
         st.info(_("Nothing of it can be drawn."))
         return

@@ -115,7 +115,7 @@ class StabilityUnderAttack(ExplanationCheck):
         parts: list[tuple[slice, _Worst]] = []
         for rows, found in explain(explainer, model, subject, ctx):
             worst = scene.attack(rows, found)
-            before.add(rows, found, **worst.quality())
+            before.add(rows, found, None, **worst.quality())
             parts.append((rows, worst))
             ctx.progress(rows.stop, len(subject.batch), "maps attacked")
         whole = _Worst.joined([worst for _, worst in parts])
@@ -124,7 +124,7 @@ class StabilityUnderAttack(ExplanationCheck):
         after = AttributionEvidence(ctx, model, moved, name, explainer, self.keep, "after")
         for rows, worst in parts:
             found = Attribution(worst.values, subject.target[rows], worst.space, method="under attack")
-            after.add(rows, found, **worst.quality())
+            after.add(rows, found, None, **worst.quality())
         threat = ThreatModel(
             access="white_box" if scene.by_gradient else "black_box_scores",
             norm=self.norm,

@@ -229,8 +229,8 @@ class _Store:
         )
         kept, model = part.take(at), part.model
         scores = model.scores(candidates[at])
-        sure = {"confidence": model.scores(kept.x), "adversarial_confidence": scores}
-        sure = {name: model.confidence_of(answers) for name, answers in sure.items()}
+        answers = {"confidence": model.scores(kept.x), "adversarial_confidence": scores}
+        sure = {name: model.confidence_of(given) for name, given in answers.items()}
         self._writer.append(
             kept.ids,
             x=kept.x,
