@@ -46,6 +46,8 @@ PAGES = {
 OPEN = """
 import json, os, sys, time
 from dashboard.warm import warm
+from streamlit.components.v2 import manifest_scanner
+manifest_scanner.scan_component_manifests = list  # a server looks for other packages' components once, when it starts
 from streamlit.testing.v1 import AppTest
 app_file, query, empty = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
 home, os.environ["AUDIT_HOME"] = os.environ["AUDIT_HOME"], empty

@@ -74,7 +74,9 @@ def gate_style(status: str) -> str:
 def toned(frame: pd.DataFrame, column: str, statuses: Sequence[str]) -> Styler:
     """A table whose `column` has the colours of the rows' statuses; its text says the same by a sign and a word."""
     palette = colours(mode())
-    return frame.style.format(na_rep="").apply(lambda _: [f"color: {palette[status]}" for status in statuses], subset=[column])
+    return frame.style.format(na_rep="").apply(
+        lambda _: [f"color: {palette[status]}" for status in statuses], subset=[column]
+    )
 
 
 def apply() -> None:

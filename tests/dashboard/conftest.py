@@ -111,6 +111,14 @@ def audited_home(made: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
 Opened = Callable[..., AppTest]
 
 
+@pytest.fixture(autouse=True)
+def _no_foreign_components(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server looks once for components of other packages, a test for each page: it reads every installed package's facts."""
+    from streamlit.components.v2 import manifest_scanner
+
+    monkeypatch.setattr(manifest_scanner, "scan_component_manifests", list)
+
+
 @pytest.fixture
 def opened() -> Opened:
     """Opens a page of the dashboard as its address does, and sees that nothing broke."""
