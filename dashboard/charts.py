@@ -136,7 +136,7 @@ def mean_sizes(names: Sequence[str], values: NDArray[Any], *, title: str, label:
     frame = pd.DataFrame(
         {"name": [names[i] for i in order], "mean": mean[order], "told": [show(float(m)) for m in mean[order]]}
     )
-    return (
+    bars_: Drawn = (
         alt.Chart(frame)
         .mark_bar(color=theme.colours(theme.mode())["s1"], height=15)
         .encode(
@@ -146,6 +146,7 @@ def mean_sizes(names: Sequence[str], values: NDArray[Any], *, title: str, label:
         )
         .properties(title=title, height=AROUND + 24 * len(frame))
     )
+    return bars_
 
 
 def beeswarm(
@@ -180,7 +181,7 @@ def beeswarm(
         )
     ]  # fmt: skip
     palette = theme.colours(theme.mode())
-    return (
+    swarm: Drawn = (
         alt.Chart(pd.DataFrame(rows))
         .mark_circle(size=22, opacity=0.85)
         .encode(
@@ -205,6 +206,7 @@ def beeswarm(
         )
         .properties(title=title, height=AROUND + 36 * len(order))
     )  # fmt: skip
+    return swarm
 
 
 _LEVEL_NAMES = "datum.value == 0 ? '{low}' : datum.value == 1 ? '{high}' : '{middle}'"

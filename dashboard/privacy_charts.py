@@ -53,7 +53,7 @@ class Mark:
     decided: bool
 
 
-def roc(lines: Sequence[Line], marks: Sequence[Mark], *, title: str) -> alt.LayerChart:
+def roc(lines: Sequence[Line], marks: Sequence[Mark], *, title: str) -> charts.Drawn:
     """ROC curves of several attacks, the members found at the rates that count marked on each with their intervals."""
     import altair as alt
     import numpy as np
@@ -156,7 +156,7 @@ class Shown:
 
 def budget(
     claim: float | None, accounted: Mapping[str, float], shown: Sequence[Shown], *, title: str
-) -> alt.LayerChart:
+) -> charts.Drawn:
     """The claim as a line; what the accountants compute as points; what the audit proved as bars up to its ceiling."""
     import altair as alt
     import pandas as pd
@@ -225,7 +225,7 @@ def over_steps(
     label: str,
     claim: float | None = None,
     share: bool = False,
-) -> alt.LayerChart:
+) -> charts.Drawn:
     """A number of a training over its steps; `claim`: a line that it may not pass."""
     import altair as alt
     import pandas as pd
@@ -266,7 +266,7 @@ def frontier(
     label: str,
     chance: float | None = None,
     log: bool = False,
-) -> alt.LayerChart:
+) -> charts.Drawn:
     """A number of each model over the epsilon that it spent; the model without privacy stands apart on the right."""
     import altair as alt
     import pandas as pd
@@ -334,7 +334,7 @@ def frontier(
     return alt.layer(*layers).properties(title=title, height=320)
 
 
-def at_chance(chart: alt.LayerChart, value: float) -> alt.LayerChart:
+def at_chance(chart: charts.Drawn, value: float) -> charts.Drawn:
     """A chart of numbers side by side, with a line where chance alone would put them."""
     import altair as alt
     import pandas as pd
@@ -342,5 +342,5 @@ def at_chance(chart: alt.LayerChart, value: float) -> alt.LayerChart:
     line = pd.DataFrame([{"at": value}])
     soft = theme.colours(theme.mode())["soft"]
     rule = alt.Chart(line).mark_rule(color=soft, strokeDash=[5, 3], strokeWidth=2).encode(x="at:Q")
-    joined: alt.LayerChart = chart + rule
+    joined: charts.Drawn = chart + rule
     return joined
