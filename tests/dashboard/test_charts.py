@@ -52,7 +52,11 @@ def test_small_contributions_are_added_up():
 
 def test_features_are_ordered_by_their_mean_size():
     values = np.array([[1.0, -5.0, 0.1], [-1.0, 5.0, 0.2]])
-    assert [row["name"] for row in rows_of(charts.mean_sizes(["a", "b", "c"], values, title="t", label="l"))] == ["b", "a", "c"]
+    assert [row["name"] for row in rows_of(charts.mean_sizes(["a", "b", "c"], values, title="t", label="l"))] == [
+        "b",
+        "a",
+        "c",
+    ]
 
 
 def test_a_beeswarm_has_a_point_per_row_and_feature_and_none_upon_another():
@@ -89,7 +93,10 @@ def test_long_series_are_drawn_in_stretches_whose_contributions_add_up():
 def test_the_curves_of_a_sample_tell_explainers_by_shape_and_orders_by_dash():
     points = np.linspace(0, 1, 4)
     chart = charts.removal(
-        {"one": (points, points, points), "two": (points, points**2, points)}, title="Deletion", x_label="share", y_label="p"
+        {"one": (points, points, points), "two": (points, points**2, points)},
+        title="Deletion",
+        x_label="share",
+        y_label="p",
     )
     rows = rows_of(chart)
     assert len(rows) == 16
@@ -129,7 +136,9 @@ def test_every_chart_has_a_title_and_titles_of_its_axes():
         charts.waterfall(["a"], [1.0], 0.0, 1.0, title="the title", label="score of cat"),
         charts.mean_sizes(["a"], x[:, None], title="the title", label="mean size"),
         charts.beeswarm(["a"], x[:, None], x[:, None], [[""]] * 5, title="the title", label="contribution"),
-        charts.dependence(x, x, [""] * 5, categories=False, title="the title", x_label="age (years)", label="contribution"),
+        charts.dependence(
+            x, x, [""] * 5, categories=False, title="the title", x_label="age (years)", label="contribution"
+        ),
         charts.dots([Dot("a", "b", 0.1, 0.0, 0.2, "")], title="the title", label="share"),
         charts.heat([("a", "b", 0.5, "")], title="the title", row_title="attack", column_title="class", label="share"),
         charts.histogram({"a": x}, title="the title", label="distance", unit="grey level"),
