@@ -132,7 +132,7 @@ def _explained(
             found["problems"].append(f"{label}: {str(error).removesuffix('; give some with --background')}")
             continue
         ((row, meta),) = rows[0]
-        writer = EvidenceWriter(out, out / "maps" / str(number), **meta)
+        writer = EvidenceWriter(out, out / "maps" / str(number), meta.pop("kind"), meta)
         writer.append(chosen.batch.ids, **{key: [value] for key, value in row.items() if key not in ("id", "method")})
         found["maps"].append({"label": label, "path": writer.ref.path})
     return found

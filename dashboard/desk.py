@@ -17,7 +17,7 @@ import streamlit as st
 
 from audit.parameters import UserError
 from audit.registry.card import ModelCard
-from dashboard import stored
+from dashboard import markdown, stored
 from dashboard.words import _
 from dashboard.worker import Worker, WorkerFailed
 
@@ -121,7 +121,7 @@ def answered(asked: Mapping[str, Any], doing: str, *, key: str) -> Answered | No
             reply = here.ask(asked)
     if isinstance(reply, Answered):
         return reply
-    st.error(_failure(reply), icon=":material/error:")
+    st.error(markdown.plain(_failure(reply)), icon=":material/error:")
     if isinstance(reply, WorkerFailed):
         if reply.log:
             with st.expander(_("What the process printed")):
