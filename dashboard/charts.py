@@ -501,7 +501,7 @@ def histogram(
     label: str,
     unit: str,
     marked: float | None = None,
-    bins: int = 30,
+    bins: int | Sequence[float] = 30,
     counted: str = "",
 ) -> Drawn:
     """How many rows, or what `counted` names, have which number, by series; `marked`: a line at one number."""

@@ -11,10 +11,14 @@ from audit.numbers import show as number
 from audit.numbers import show_interval
 from audit.privacy.frontier_table import Frontier, Number, Point
 from dashboard import charts, links, privacy_charts, stored
+from dashboard.markdown import plain
 from dashboard.trainings import Found
 from dashboard.words import _, status_sign
 
 ACROSS = 2
+ROW_HEIGHT = 66  # Streamlit breaks lines in rows higher than 64
+WIDTH = 116
+"""Pixels of a number with its interval on two lines."""
 
 
 def show(found: Sequence[Found], digest: str) -> None:
@@ -25,7 +29,7 @@ def show(found: Sequence[Found], digest: str) -> None:
     """
     for one in found:
         if one.problem:
-            st.error(_("Cannot be shown: {problem}").format(problem=one.problem), icon=":material/broken_image:")
+            st.error(_("Cannot be shown: {problem}").format(problem=plain(one.problem)), icon=":material/broken_image:")
     known = {one.name: one.frontier for one in found if one.frontier is not None}
     if not known:
         return
@@ -38,12 +42,12 @@ def show(found: Sequence[Found], digest: str) -> None:
     _charts(frontier)
     _table(frontier)
     if frontier.price:
-        st.warning(frontier.price, icon=":material/info:")
+        st.warning(plain(frontier.price), icon=":material/info:")
 
 
 def _told(frontier: Frontier) -> None:
     said = _("{data}: {members} rows trained on, {others} rows tested on, delta {delta}").format(
-        data=frontier.data, members=f"{frontier.members:,}", others=f"{frontier.non_members:,}", delta=f"{frontier.delta:g}"
+        data=plain(frontier.data), members=f"{frontier.members:,}", others=f"{frontier.non_members:,}", delta=f"{frontier.delta:g}"
     )  # fmt: skip
     if not frontier.finished:
         said += ". " + _("The sweep has not ended: {n} of {all} models are here.").format(
@@ -103,12 +107,14 @@ def _table(frontier: Frontier) -> None:
     for point in frontier.points:
         row = {
             _("model"): point.model,
-            _("epsilon asked for"): _("none") if point.epsilon is None else number(point.epsilon),
+            _("epsilon asked"): _("none") if point.epsilon is None else number(point.epsilon),
             _("epsilon spent"): _("without privacy") if point.spent is None else number(point.spent),
-            _("noise multiplier sigma"): number(point.noise_multiplier) if point.noise_multiplier is not None else "–",
+            _("sigma"): number(point.noise_multiplier) if point.noise_multiplier is not None else "–",
             _("steps"): f"{point.steps:,}" if point.steps is not None else "–",
         }
         for one in point.numbers:
+            if one.metric == "advantage":
+                continue
             row[_named(one)] = _said(one)
         row[_("run")] = links.address("privacy", run=point.run) if point.run in runs else None  # type: ignore[assignment]
         rows.append(row)
@@ -119,7 +125,10 @@ def _table(frontier: Frontier) -> None:
         frame[ordered],
         hide_index=True,
         key="frontier-table",
-        column_config={last: st.column_config.LinkColumn(last, display_text=_("open"))},
+        row_height=ROW_HEIGHT,
+        height=40 + ROW_HEIGHT * len(rows),
+        column_config={_named(n): st.column_config.TextColumn(width=WIDTH) for p in frontier.points for n in p.numbers}
+        | {last: st.column_config.LinkColumn(last, display_text=_("open"))},
     )
 
 

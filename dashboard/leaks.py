@@ -18,14 +18,13 @@ from audit.run_folder import Evidence
 from dashboard import charts, evidence, gallery, links, privacy_charts, robustness
 from dashboard.charts import Dot
 from dashboard.evidence import Piece
+from dashboard.markdown import plain
 from dashboard.measured import Number
 from dashboard.privacy_charts import Line, Mark, Shown
 from dashboard.words import _
 
 FAMILY = "privacy."
 BLIND = "blind_auc"
-UNDECIDED = "it decides nothing"
-"""What judging says of a number that so few rows cannot support."""
 
 
 def _of(measured: Sequence[Number], check: str, *metrics: str) -> list[Number]:
@@ -69,14 +68,14 @@ def _blind(view: RunView, found: Sequence[Number]) -> None:
         if voided:
             st.error(
                 _("Blind control of {step}: inputs alone tell members from others, AUC {told}. Every other number here is void.").format(
-                    step=robustness.named(one), told=told
+                    step=plain(robustness.named(one)), told=told
                 ),
                 icon=":material/block:",
             )  # fmt: skip
         else:
             st.caption(
                 _("Blind control of {step}: inputs alone, without the model, reach an AUC of {told}; 0.5 is chance, so members and "
-                  "non-members were drawn alike as far as it can see.").format(step=robustness.named(one), told=told)
+                  "non-members were drawn alike as far as it can see.").format(step=plain(robustness.named(one)), told=told)
             )  # fmt: skip
 
 
@@ -126,13 +125,8 @@ def _attack(piece: Piece) -> str:
     return piece.name.removeprefix("roc-")
 
 
-def _undecided(one: Number) -> bool:
-    finding = one.finding
-    return finding is not None and (finding.status == "inconclusive" or UNDECIDED in finding.message)
-
-
 def _mark(one: Number) -> Mark:
-    return Mark(one.dims["attack"], float(one.dims["fpr"]), one.value, one.low, one.high, one.told, not _undecided(one))
+    return Mark(one.dims["attack"], float(one.dims["fpr"]), one.value, one.low, one.high, one.told, not one.unresolved)
 
 
 def _rates(own: Sequence[Number]) -> None:
@@ -149,7 +143,7 @@ def _rates(own: Sequence[Number]) -> None:
             name = _("advantage")
             if one.metric == "tpr_at_fpr":
                 name = _("found at {rate} false positives").format(rate=f"{100 * float(one.dims['fpr']):g} %")
-            doubt = f" ? {_('decides nothing')}" if _undecided(one) else ""
+            doubt = f" ? {_('decides nothing')}" if one.unresolved else ""
             row[name] = f"{show(one.value)} ({one.interval}){doubt}" if one.interval else f"{show(one.value)}{doubt}"
         rows.append(row)
     if rows:
@@ -276,7 +270,7 @@ def records(view: RunView, model: str, measured: Sequence[Number]) -> None:
     }  # fmt: skip
 
     def draw(piece: Piece, stored: Evidence) -> None:
-        st.markdown(f"**{clean(stored.meta.get('title', piece.name))}**")
+        st.markdown(f"**{plain(clean(stored.meta.get('title', piece.name)))}**")
         columns = {named[name]: stored.column(name) for name in named if name in stored.fields}
         frame = pd.DataFrame({**columns, _("row id"): list(stored.ids)})
         formats = {
@@ -368,7 +362,7 @@ def inversion(view: RunView, model: str, measured: Sequence[Number]) -> None:
         classes = list(stored.ids)
         name = links.select("class", _("Class"), classes)
         sample = reader.sample(classes.index(str(name)))
-        st.markdown(f"**{clean(sample.title)}**")
+        st.markdown(f"**{plain(clean(sample.title))}**")
         for column, picture in zip(st.columns(4), sample.pictures, strict=False):
             with column:
                 gallery.picture(base64.b64decode(picture.src.partition(",")[2]), picture.label)
@@ -377,7 +371,7 @@ def inversion(view: RunView, model: str, measured: Sequence[Number]) -> None:
         for listed in sample.lists:
             _bars(listed)
         for line in sample.lines:
-            st.caption(line)
+            st.caption(plain(clean(line)))
 
     _each(view, _pieces(view, model, "reconstruction", "model_inversion"), draw, problems)
     robustness.told(problems)
@@ -453,7 +447,7 @@ def _listing(view: RunView, model: str, check: str, name: str, problems: list[st
     import pandas as pd
 
     def draw(piece: Piece, stored: Evidence) -> None:
-        st.markdown(f"**{clean(stored.meta.get('title', piece.name))}**")
+        st.markdown(f"**{plain(clean(stored.meta.get('title', piece.name)))}**")
         columns = {
             name.replace("_", " "): stored.column(name) for name in stored.fields if stored.column(name).ndim == 1
         }

@@ -11,6 +11,7 @@ import streamlit as st
 from audit.numbers import show as number
 from audit.parameters import UserError
 from dashboard import charts, opened, privacy_charts, trainings
+from dashboard.markdown import plain
 from dashboard.words import _
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 Fact = tuple[str, str]
 DIGITS = 16
 """Of a digest, shown where its whole length says nothing more."""
+BARS = 24
+"""Of the chart of batch sizes, at most."""
 
 
 def show(record: TrainingRecord, cautions: Sequence[str] | None) -> None:
@@ -148,10 +151,14 @@ def _batches(record: TrainingRecord) -> None:
         return
     expected = record.stretches[0].sampling_rate * record.dataset_size
     sizes = np.asarray(record.batch_sizes, dtype=float)
+    width = max(
+        1, -(-int(np.ptp(sizes)) // BARS)
+    )  # whole sizes: a bar that held more of them than its neighbour would look fuller
+    edges = np.arange(sizes.min() - 0.5, sizes.max() + width, width).tolist()
     charts.draw(
         charts.histogram(
             {_("batches"): sizes}, title=_("Sizes of the batches that were drawn"), label=_("batch size"), unit=_("examples"),
-            marked=expected, bins=min(30, max(5, len(set(record.batch_sizes)))), counted=_("batches"),
+            marked=expected, bins=edges, counted=_("batches"),
         ),
         _("Good: a hill around the dashed line, the mean that the sampling rate promises ({mean}); one single bar is no Poisson sample.").format(
             mean=number(float(f"{expected:.4g}"))
@@ -166,7 +173,7 @@ def course(folder: Path, *, regression: bool, claim: float | None, delta: float 
         moments = trainings.history(folder)
     except UserError as error:
         st.error(
-            _("Cannot be shown: {problem}").format(problem=str(error).replace(f"{folder.parent}/", "")),
+            _("Cannot be shown: {problem}").format(problem=plain(str(error).replace(f"{folder.parent}/", ""))),
             icon=":material/broken_image:",
         )
         return

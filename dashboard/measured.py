@@ -23,6 +23,7 @@ class Number:
         cell: of the scenario's matrix.
         dims: which part of the metric; empty of the undivided number.
         low, high: 95 % interval; None of an open side.
+        unresolved: why so few rows decide nothing; empty where they do.
         finding: the finding that says most about it; None where nothing was judged.
         evidence: paths of what is stored behind it.
     """
@@ -38,6 +39,7 @@ class Number:
     n: int | None
     threat: ThreatModel | None
     cautions: tuple[str, ...]
+    unresolved: str
     finding: Finding | None
     evidence: tuple[str, ...]
 
@@ -88,6 +90,7 @@ def numbers(view: RunView, model: str, family: str) -> tuple[Number, ...]:
                 n=getattr(measured.estimate, "n", None),
                 threat=measured.threat_model,
                 cautions=measured.cautions,
+                unresolved=measured.unresolved or "",
                 finding=judged.get(_key(record.step, measured.metric, measured.dims)),
                 evidence=tuple(ref.path for ref in measured.evidence),
             )

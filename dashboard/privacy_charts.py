@@ -73,7 +73,15 @@ def roc(lines: Sequence[Line], marks: Sequence[Mark], *, title: str) -> charts.D
     looks = charts.series_scale(names)
     scale = alt.Scale(type="log", domain=[floor, 1], nice=False)
     axis = alt.Axis(values=[10.0**k for k in range(-4, 1)], format=".4~%")
-    legend = alt.Legend(title=None, orient="bottom", columns=3, labelLimit=260)
+    legend = alt.Legend(
+        title=None,
+        orient="bottom",
+        columns=4,
+        labelLimit=260,
+        symbolType="stroke",
+        symbolSize=260,
+        symbolStrokeWidth=2.5,
+    )
     scheme: alt.Scale = looks["color"]
     color = alt.Color("line:N", scale=scheme, legend=legend)
     encoded = {
@@ -154,9 +162,7 @@ class Shown:
     told: str
 
 
-def budget(
-    claim: float | None, accounted: Mapping[str, float], shown: Sequence[Shown], *, title: str
-) -> charts.Drawn:
+def budget(claim: float | None, accounted: Mapping[str, float], shown: Sequence[Shown], *, title: str) -> charts.Drawn:
     """The claim as a line; what the accountants compute as points; what the audit proved as bars up to its ceiling."""
     import altair as alt
     import pandas as pd
@@ -178,10 +184,17 @@ def budget(
     )  # fmt: skip
     names = [*accounted, *(one.name for one in shown)]
     y = alt.Y("name:N", sort=names, title=None, axis=alt.Axis(labelLimit=260))
-    x = alt.X("epsilon:Q", title=_("epsilon (smaller is more private)"), scale=alt.Scale(zero=True))
+    x = alt.X(
+        "epsilon:Q",
+        title=_("epsilon (smaller is more private)"),
+        scale=alt.Scale(zero=True),
+        axis=alt.Axis(tickCount=8),
+    )
     looks: dict[str, Any] = {
         "scale": alt.Scale(domain=kinds, range=[tints[kind] for kind in kinds]),
-        "legend": alt.Legend(title=None, orient="bottom", labelLimit=360, columns=2),
+        "legend": alt.Legend(
+            title=None, orient="bottom", labelLimit=360, columns=2, symbolOpacity=1, symbolType="square"
+        ),
     }
     color, pale = alt.Color("kind:N", **looks), alt.Color("could:N", **looks)
     layers: list[Any] = []
@@ -198,23 +211,36 @@ def budget(
             held.mark_bar(height=16).encode(y=y, x=alt.X("zero:Q"), x2="epsilon:Q", color=color, tooltip=tips),
             held.mark_tick(thickness=3, height=22).encode(y=y, x="ceiling:Q", color=pale, tooltip=tips),
             held.mark_text(align="left", dx=6, fontSize=11, color=palette["ink"]).encode(y=y, x="ceiling:Q", text="top:N"),
+            held.transform_filter("datum.epsilon < 0.85 * datum.ceiling").mark_text(
+                align="left", dx=5, fontSize=11, color=palette["ink"]
+            ).encode(y=y, x="epsilon:Q", text="told:N"),
         ]  # fmt: skip
     if accounted:
         tips = [alt.Tooltip("name:N", title=_("accountant")), alt.Tooltip("told:N", title="epsilon")]
-        computed = alt.Chart(points)
+        computed, limit = (
+            alt.Chart(points),
+            0.0 if claim is None else claim * 1.001,
+        )  # the claim's line crosses no number
         layers += [
             computed.mark_point(filled=True, size=90, shape="diamond", opacity=1).encode(y=y, x=x, color=color, tooltip=tips),
-            computed.mark_text(align="left", dx=9, fontSize=11, color=palette["ink"]).encode(y=y, x="epsilon:Q", text="told:N"),
+            *(
+                computed.transform_filter(side)
+                .mark_text(align=align, dx=dx, fontSize=11, color=palette["ink"])
+                .encode(y=y, x="epsilon:Q", text="told:N")
+                for side, align, dx in ((f"datum.epsilon <= {limit!r}", "right", -9), (f"datum.epsilon > {limit!r}", "left", 9))
+            ),
         ]  # fmt: skip
     if claim is not None:
         line = pd.DataFrame([{"epsilon": claim, "told": _("claimed: {epsilon}").format(epsilon=show(claim))}])
         layers += [
             alt.Chart(line).mark_rule(color=palette["ink"], strokeDash=[6, 3], strokeWidth=2).encode(x=x),
-            alt.Chart(line).mark_text(color=palette["ink"], align="left", dx=5, baseline="top", fontWeight="bold").encode(
-                x="epsilon:Q", y=alt.value(3), text="told:N"
+            alt.Chart(line).mark_text(color=palette["ink"], baseline="bottom", fontWeight="bold").encode(
+                x="epsilon:Q", y=alt.value(-5), text="told:N"
             ),
         ]  # fmt: skip
-    return alt.layer(*layers).properties(title=title, height=charts.AROUND + 34 * max(2, len(names)))
+    return alt.layer(*layers).properties(
+        title=alt.Title(title, offset=26), height=charts.AROUND + 34 * max(2, len(names))
+    )
 
 
 def over_steps(
@@ -287,6 +313,8 @@ def frontier(
     ]  # fmt: skip
     columns = ["x", "private", "series", "value", "low", "high", "model", "spent", "told", "status", "note"]
     frame = pd.DataFrame(rows, columns=columns)
+    beside = {name: 1.035 ** (2 * at - len(picks) + 1) for at, name in enumerate(picks)}  # intervals side by side
+    frame["x"] *= frame["series"].map(beside)
     if log and len(frame):
         floor = min((v for v in [*frame["low"], *frame["value"]] if v > 0), default=FLOOR)
         frame[["value", "low", "high"]] = frame[["value", "low", "high"]].clip(lower=floor)
@@ -302,7 +330,7 @@ def frontier(
         axis=alt.Axis(values=ticks, labelExpr=named, labelOverlap=False),
     )
     scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
-    y = alt.Y("value:Q", title=label, scale=scale, axis=alt.Axis(format="~%" if log else ".3~g"))
+    y = alt.Y("value:Q", title=label, scale=scale, axis=alt.Axis(format="~%" if log else ".3~g", tickCount=5))
     legend = None if len(picks) == 1 else alt.Legend(title=None, orient="bottom")
     base = alt.Chart(frame).encode(x=x, color=alt.Color("series:N", scale=looks["color"], legend=legend))
     tips = [
@@ -317,7 +345,7 @@ def frontier(
     ]
     layers: list[Any] = [
         base.transform_filter("datum.private").mark_line(strokeWidth=1.5).encode(
-            y=y, strokeDash=alt.StrokeDash("series:N", scale=looks["strokeDash"], legend=legend)
+            y=y, strokeDash=alt.StrokeDash("series:N", scale=looks["strokeDash"], legend=None)
         ),
         base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title=label), y2="high:Q"),
         base.mark_point(filled=True, size=80, opacity=1).encode(
@@ -329,7 +357,9 @@ def frontier(
         soft = theme.colours(theme.mode())["soft"]
         layers += [
             alt.Chart(line).mark_rule(color=soft, strokeDash=[4, 3]).encode(y="value:Q"),
-            alt.Chart(line).mark_text(color=soft, align="left", dx=4, dy=-7, fontSize=11).encode(x=alt.value(0), y="value:Q", text="told:N"),
+            alt.Chart(line).mark_text(color=soft, align="right", dx=-4, dy=9, fontSize=11).encode(
+                x=alt.value("width"), y="value:Q", text="told:N"
+            ),
         ]  # fmt: skip
     return alt.layer(*layers).properties(title=title, height=320)
 

@@ -315,10 +315,11 @@ def status_line(view: RunView, one: Number) -> None:
     """A line with the status of what rests on the control, and what is said of it."""
     status = one.status
     finding = one.finding
+    title = f", {_(finding.title)}" if finding and finding.title else ""
     text = finding.message if finding else f"{one.metric.replace('_', ' ')} {show(one.value)}"
     items = "".join(f"<li>{html.escape(caution)}</li>" for caution in one.cautions)
     st.html(
-        f'<p><span class="tone {status}">{html.escape(status_sign(status))}</span> <b>{html.escape(named(one))}</b>: '
+        f'<p><span class="tone {status}">{html.escape(status_sign(status))}</span> <b>{html.escape(named(one))}</b>{html.escape(title)}: '
         f"{html.escape(text)}</p>" + (f'<ul class="listed">{items}</ul>' if items else "")
     )
     if finding is not None and links.offered("run"):

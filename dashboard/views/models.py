@@ -17,6 +17,8 @@ from audit.parameters import UserError
 from audit.registry.card import ModelCard
 from audit.report._words import STATUS, VERDICTS, clean
 from dashboard import ledger, links, opened, registered, stored, theme, trainings
+from dashboard.markdown import plain
+from dashboard.measured import numbers
 from dashboard.registered import Tested
 from dashboard.stored import RunSummary
 from dashboard.words import _, ngettext, status_sign, verdict_word
@@ -25,6 +27,8 @@ ROWS = 8
 """Rows of a table that are seen without scrolling."""
 DIGITS = 12
 """Of a digest in a table."""
+ACCOUNTING = "privacy.dp_accounting"
+"""The check that holds a ledger against its claim."""
 CLASSES = 20
 """Class names that are written out."""
 
@@ -50,7 +54,7 @@ def show() -> None:
     card = _meant(asked, cards) if asked else chosen[0] if chosen else None
     if card is None:
         if asked:
-            st.error(_("There is no model '{name}' in this registry.").format(name=asked))
+            st.error(_("There is no model '{name}' in this registry.").format(name=plain(asked)))
         return
     _detail(card, registered.runs_of(card, runs))
 
@@ -161,7 +165,7 @@ def _input(card: ModelCard) -> str:
 
 
 def _detail(card: ModelCard, runs: Sequence[RunSummary]) -> None:
-    st.subheader(card.ref, divider="gray")
+    st.subheader(plain(card.ref), divider="gray")
     _verdict(runs)
     left, right = st.columns(2, gap="large")
     with left:
@@ -170,8 +174,9 @@ def _detail(card: ModelCard, runs: Sequence[RunSummary]) -> None:
         st.html(opened.facts(_("What it does"), _behaviour(card)))
     _fields(card)
     _runs(runs)
-    _tests(registered.tested(card, runs))
-    _training(card)
+    tried = registered.tested(card, runs)
+    _tests(tried)
+    _training(card, tried)
 
 
 def _verdict(runs: Sequence[RunSummary]) -> None:
@@ -256,7 +261,7 @@ def _runs(runs: Sequence[RunSummary]) -> None:
 
     if not runs:
         return
-    st.markdown(f"**{_('Runs of this version')}**")
+    st.markdown(f"#### {_('Runs of this version')}")
     counted = [status for status in STATUS if status is not Status.INFO and any(run.counts.get(status) for run in runs)]
     rows = [
         {
@@ -284,7 +289,7 @@ def _runs(runs: Sequence[RunSummary]) -> None:
 
 def _tests(tried: Mapping[str, Tested]) -> None:
     """Every check of this installation: what it came to here, and which were never tried."""
-    st.markdown(f"**{_('What was tested of it, and what never was')}**")
+    st.markdown(f"#### {_('What was tested of it, and what never was')}")
     left, right = st.columns(2, gap="large")
     known: dict[str, list[str]] = {}
     for name in available("checks"):
@@ -326,11 +331,22 @@ def _tried(tried: Mapping[str, Tested]) -> None:
 # --- training ----------------------------------------------------------------------------------------------------
 
 
-def _training(card: ModelCard) -> None:
+def _cautions(card: ModelCard, tried: Mapping[str, Tested]) -> Sequence[str] | None:
+    """What the newest audit of the ledger found in it; None where there was none."""
+    one = tried.get(ACCOUNTING)
+    if one is None or not any(status not in registered.NO_RESULT for status in one.statuses):
+        return None
+    view = stored.run(stored.home(), one.run.name)
+    refs = [model.ref for model in one.run.models if (model.name, model.version) == (card.name, card.version)]
+    measured = [n for ref in refs for n in numbers(view, ref, ACCOUNTING) if n.metric == "violations"]
+    return measured[0].cautions if measured else None
+
+
+def _training(card: ModelCard, tried: Mapping[str, Tested]) -> None:
     """Recipe, ledger and course, where they are known."""
     home, facts = stored.home(), card.model_dump(mode="json")
     folder = trainings.folder_of(home, facts)
-    st.markdown(f"**{_('How it was trained')}**")
+    st.markdown(f"#### {_('How it was trained')}")
     if card.recipe is None and not card.ledger and folder is None:
         st.caption(_("The registry does not know: neither a recipe nor a ledger came with it."))
         return
@@ -344,15 +360,16 @@ def _training(card: ModelCard) -> None:
             (_("optimiser"), f"{name} ({told})" if told else name),
             (_("loss"), recipe.loss.replace("_", " ")),
         ]
-        st.html(opened.facts(_("Recipe"), rows))
+        with st.columns(2, gap="large")[0]:
+            st.html(opened.facts(_("Recipe"), rows))
     record = None
     try:
         record = trainings.ledger(home, facts)
     except UserError as error:
-        st.error(_("Cannot be shown: {problem}").format(problem=clean(error)), icon=":material/broken_image:")
+        st.error(_("Cannot be shown: {problem}").format(problem=plain(clean(error))), icon=":material/broken_image:")
     if record is not None:
-        st.markdown(f"**{_('Privacy ledger')}**")
-        ledger.show(record, None)
+        st.markdown(f"#### {_('Privacy ledger')}")
+        ledger.show(record, _cautions(card, tried))
     elif not card.ledger:
         st.caption(_("It has no privacy ledger: nothing bounds what it may tell of the rows it was trained on."))
     if folder is not None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from audit.finding import Finding
+from audit.finding import Finding, Status
 from audit.parameters import UserError
 from audit.report._view import RunView
 from audit.report._words import ACCESS, clean, part_of
 from dashboard import choosing, frontiers, leaks, ledger, links, stored, trainings
+from dashboard.markdown import plain
 from dashboard.measured import Number, numbers
 from dashboard.words import _, status_sign
 
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
 FAMILY = "privacy."
 LINES = 12
 """Of the table at the top, before it scrolls."""
+WIDTHS = {
+    "status": 104,
+    "check": 150,
+    "metric": 210,
+    "part": 92,
+    "value": 64,
+    "interval": 136,
+    "n": 58,
+    "required": 72,
+    "access": 84,
+}
+"""Pixels of its columns."""
 
 
 def show() -> None:
@@ -104,15 +117,19 @@ def _summary(measured: Sequence[Number]) -> None:
         return
     rows = [
         {
-            "status": status_sign(one.status),
+            "status": f"? {_('decides nothing')}"
+            if one.unresolved and one.status == Status.INFO
+            else status_sign(one.status),
             "check": one.step.removeprefix(FAMILY),
             "metric": _(one.finding.title if one.finding and one.finding.title else one.metric.replace("_", " ")),
             "part": part_of(one.finding) if one.finding else ", ".join(f"{k} {v}" for k, v in one.dims.items()),
             "value": one.value,
             "interval": one.interval,
             "n": one.n,
-            "required": one.finding.required if one.finding else None,
-            "access": _(ACCESS.get(one.threat.access, one.threat.access)).split(" (")[0] if one.threat else "",
+            "required": (one.finding.required or "") if one.finding else "",
+            "access": _(ACCESS.get(one.threat.access, one.threat.access)).split(" (")[0].split(", ")[-1]
+            if one.threat
+            else "",
         }
         for one in shown
     ]
@@ -126,8 +143,9 @@ def _summary(measured: Sequence[Number]) -> None:
         hide_index=True,
         key="summary",
         height=38 + 35 * min(len(rows), LINES),
-        column_config={name: st.column_config.Column(label) for name, label in names.items()}
-        | {"value": st.column_config.NumberColumn(names["value"], format="%.4g")},
+        placeholder="",
+        column_config={name: st.column_config.Column(label, width=WIDTHS.get(name)) for name, label in names.items()}
+        | {"value": st.column_config.NumberColumn(names["value"], format="%.4g", width=WIDTHS["value"])},
     )
 
 
@@ -154,7 +172,7 @@ def _record(facts: Mapping[str, Any]) -> TrainingRecord | None:
     try:
         return trainings.ledger(stored.home(), facts)
     except UserError as error:
-        st.error(_("Cannot be shown: {problem}").format(problem=clean(error)), icon=":material/broken_image:")
+        st.error(_("Cannot be shown: {problem}").format(problem=plain(clean(error))), icon=":material/broken_image:")
         return None
 
 
