@@ -297,7 +297,7 @@ class RunView:
 
 
 def _tally(counts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{n} {str(status).replace('_', ' ')}" for status, n in sorted(counts.items())) or "none"
+    return ", ".join(f"{n} {str(status).replace('_', ' ')}" for status, n in sorted(mapping(counts).items())) or "none"
 
 
 def tidy(value: Any) -> Any:
