@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from audit.cli.scenarios import HOME, parse_severity, writable
+from audit.cli.scenarios import HOME, LANG, parse_severity, writable
 
 RUN = typer.Argument(help="Run: its folder, its name below HOME/runs or the name's beginning, or 'latest'.")
 
@@ -108,19 +108,26 @@ def report(
         Path | None,
         typer.Option("--out", "-o", help="File to write. Default: report.SUFFIX in the run folder; '-' prints."),
     ] = None,
+    lang: Annotated[str | None, LANG] = None,
     home: Annotated[Path | None, HOME] = None,
 ) -> None:
     """Write a report of a stored run."""
+    from audit.language import code_of, speaking
     from audit.names import available, unknown
+    from audit.parameters import UserError
     from audit.report import render, renderer, write
     from audit.stored import find_run
 
     if format_ not in available("reports"):
         raise unknown("report format", format_, available("reports"))
+    language = code_of(lang or "en")
+    if lang is not None and not renderer(format_).translated:
+        raise UserError(f"--lang is for the HTML report: {format_} is English")
     stored = find_run(run, home)
-    if out is not None and str(out) == "-":
-        typer.echo(render(format_, stored))
-        return
-    writable(out)
-    path = out or stored.path / f"report.{renderer(format_).suffix}"
-    typer.echo(f"wrote {write(format_, stored, path)}")
+    with speaking(language):
+        if out is not None and str(out) == "-":
+            typer.echo(render(format_, stored))
+            return
+        writable(out)
+        path = out or stored.path / f"report.{renderer(format_).suffix}"
+        typer.echo(f"wrote {write(format_, stored, path)}")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from audit.finding import Severity
 
 HOME = typer.Option("--home", help="Where models, trust and runs live. Default: AUDIT_HOME, or .audit here.")
+LANG = typer.Option("--lang", help="Language of the HTML report: en or zh. What checks say of a model stays English.")
 
 
 def register(app: typer.Typer) -> None:
@@ -121,6 +122,7 @@ def run(
         ),
     ] = "low",
     html: Annotated[bool, typer.Option("--html", help="Write report.html into the run folder.")] = False,
+    lang: Annotated[str | None, LANG] = None,
     json_: Annotated[Path | None, typer.Option("--json", metavar="F", help="Write a JSON report.")] = None,
     junit: Annotated[Path | None, typer.Option("--junit", metavar="F", help="Write a JUnit XML report.")] = None,
     sarif: Annotated[Path | None, typer.Option("--sarif", metavar="F", help="Write a SARIF 2.1.0 report.")] = None,
@@ -137,8 +139,13 @@ def run(
     """
     from audit.cli.progress import ConsoleObserver
     from audit.engine import run as run_scenario
+    from audit.language import code_of, speaking
+    from audit.parameters import UserError
     from audit.report import write
 
+    if lang is not None and not html:
+        raise UserError("--lang is for the HTML report: add --html")
+    spoken = code_of(lang or "en")
     wanted = {"json": json_, "junit": junit, "sarif": sarif, "markdown": markdown}
     severity = parse_severity(fail_on)
     for path in wanted.values():
@@ -157,7 +164,8 @@ def run(
     stored = report.stored
     if html:
         wanted["html"] = stored.path / "report.html"
-    written = [write(name, stored, path) for name, path in wanted.items() if path is not None]
+    with speaking(spoken):
+        written = [write(name, stored, path) for name, path in wanted.items() if path is not None]
     observer.verdict(stored, written)
     raise SystemExit(report.exit_code)
 
