@@ -57,6 +57,7 @@ def views() -> list[View]:
         View("compare", _("Compare"), ":material/compare_arrows:"),
         View("models", _("Models"), ":material/deployed_code:"),
         View("live", _("Explore live"), ":material/experiment:"),
+        View("new_audit", _("New audit"), ":material/play_circle:"),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -121,7 +122,7 @@ def _field(name: str, body: Mapping[str, Any], shared: Mapping[str, Any], requir
     options = ["true", "false"] if only.get("type") == "boolean" else [str(option) for option in only.get("enum", ())]
     return FormField(
         name=name,
-        about=" ".join(filter(None, (str(body.get("description", "")), _range(only)))),
+        about=" ".join(filter(None, (" ".join(str(body.get("description", "")).split()), _range(only)))),
         default=body.get("default"),
         required=required,
         options=options,
@@ -169,7 +170,7 @@ def changed(text: str, edits: Mapping[Location, Any], added: Sequence[str] = ())
 
 def _set(document: Any, location: Location, value: Any) -> None:
     holder = document
-    for here, following in zip(location[:-1], location[1:], strict=True):
+    for here, following in itertools.pairwise(location):
         child = holder[here] if not isinstance(holder, dict) else holder.get(here)
         if isinstance(child, str) and isinstance(following, str):  # a check that stands as its name alone
             child = holder[here] = {child: _flow({})}
@@ -256,10 +257,10 @@ def _names_a_file(value: str, key: str, base: Path) -> bool:
 # --- judging -----------------------------------------------------------------------------------------------------
 
 
-def plan_of(text: str, base: Path) -> Plan:
+def plan_of(text: str) -> Plan:
     """The scenario with every check built.
 
     Raises:
         ScenarioError: with one line per problem, as ``audit validate`` prints them.
     """
-    return bind(parse(text, ORIGIN, base))
+    return bind(parse(text, ORIGIN))
