@@ -157,7 +157,7 @@ def _summary(path: Path, stamp: Stamp) -> RunSummary:
         sentence=clean(concluded.get("sentence", "")),
         models=tuple(_model(ref, facts) for ref, facts in mapping(told.get("models")).items()),
         counts={str(k): int(n) for k, n in mapping(concluded.get("counts")).items() if isinstance(n, int)},
-        checks=tuple(map(clean, told.get("checks") or ())),
+        checks=tuple(map(clean, checks)) if isinstance(checks := told.get("checks"), list) else (),
         started=started,
         seconds=(ended - started).total_seconds() if started and ended else None,
         problem=problem,

@@ -48,10 +48,27 @@ def dashboard(
         )
     typer.echo(f"dashboard of {os.environ['AUDIT_HOME']} on http://{_written(host)}:{port}; Ctrl-C ends it")
     warm.warm()
-    settings = {**theme.options(), "server.address": host, "server.port": port}
+    settings = {
+        **theme.options(),
+        "server.address": host,
+        "server.port": port,
+        "server.allowedHosts": _hosts(host),
+        "server.enableCORS": True,
+        "server.enableXsrfProtection": True,
+    }
     flags = {name.replace(".", "_"): value for name, value in settings.items()}
     bootstrap.load_config_options(flags)
     bootstrap.run(str(Path(str(package.__file__)).parent / "app.py"), False, [], flags)
+
+
+def _hosts(host: str) -> list[str]:
+    """Names that a browser may call the server by: another site's page cannot reach it under a name that was bent to this address.
+
+    Every name is allowed where it listens on all addresses, for nobody knows there what it is called.
+    """
+    if host in ("0.0.0.0", "::"):
+        return []
+    return list(dict.fromkeys(("localhost", "127.0.0.1", "::1", host)))
 
 
 def _loopback(host: str) -> bool:

@@ -43,6 +43,7 @@ def test_it_listens_on_loopback_and_reads_the_home_it_is_told(served, tmp_path: 
     ((path, flags),) = served
     assert Path(path).name == "app.py"
     assert (flags["server_address"], flags["server_port"]) == ("127.0.0.1", port)
+    assert flags["server_allowedHosts"] == ["localhost", "127.0.0.1", "::1"]
     assert os.environ["AUDIT_HOME"] == str(tmp_path.resolve())
     assert f"http://localhost:{port}" in result.stdout
     assert "warning" not in result.output
@@ -62,6 +63,7 @@ def test_listening_beyond_loopback_is_said(served, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments)
     assert "beyond loopback" in result.stderr
     assert served[0][1]["server_address"] == "0.0.0.0"
+    assert served[0][1]["server_allowedHosts"] == []
 
 
 def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
@@ -102,12 +104,27 @@ def test_it_serves_until_it_is_interrupted(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path) as server:
         try:
             assert answer(f"http://127.0.0.1:{port}/_stcore/health", server) == "ok"
+            own = f"http://localhost:{port}"
+            assert upgrade(port, f"localhost:{port}", own) == 101
+            assert upgrade(port, f"rebound.example:{port}", f"http://rebound.example:{port}") == 403
+            assert upgrade(port, f"localhost:{port}", "http://elsewhere.example") == 403
             server.send_signal(signal.SIGINT)
             said, _ = server.communicate(timeout=60)
         finally:
             server.kill()
     assert "Traceback" not in said
     assert server.returncode == 0
+
+
+def upgrade(port: int, host: str, origin: str) -> int:
+    """Status of a browser's asking for the page's socket, from a page of `origin` that calls the server `host`."""
+    lines = [
+        "GET /_stcore/stream HTTP/1.1", f"Host: {host}", f"Origin: {origin}", "Connection: Upgrade", "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "", "",
+    ]  # fmt: skip
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall("\r\n".join(lines).encode())
+        return int(connection.recv(64).split()[1])
 
 
 def answer(url: str, server: subprocess.Popen[str]) -> str:

@@ -92,6 +92,24 @@ def test_a_damaged_run_names_its_file_and_the_others_stay(home, opened):
     assert str(home.path) not in said
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"checks": 5, "models": [1], "verdict": "pass"},
+        {"verdict": {"word": ["pass"], "counts": [1]}, "started": 3, "ended": "x"},
+        {"models": {"m": None, "n": {"version": "1", "name": 7}}, "scenario": None, "checks": [{}]},
+        {"verdict": {"word": "triumph", "counts": {"pass": "many", "fail": -1}}},
+    ],
+)
+def test_an_odd_manifest_costs_nobody_else_anything(home, opened, facts):
+    report = home.coins("good", PASSES)
+    home.take(report.path, "odd", **facts)
+    found = rows(opened())
+    assert found["good"]["verdict"] == "✓ Passed"
+    assert not found["odd"]["verdict"].startswith("✓") or "verdict" not in facts
+    opened("run", fine=False, run="odd")
+
+
 def test_the_table_follows_the_folder(home, opened):
     report = home.coins("one", PASSES)
     assert rows(opened())["one"]["verdict"] == "✓ Passed"
