@@ -209,6 +209,11 @@ class Maps:
             fate=tuple(self.fates.get(row, "untried") for row in first),
         )
 
+    @cached_property
+    def attacked(self) -> frozenset[str]:
+        """Rows whose maps were attacked."""
+        return frozenset(row for series in self.of_role("moved") for row in series.evidence.ids)
+
     def of(self, row: str, role: Role = "own") -> list[Map]:
         """Every map of a row: one per explainer and class."""
         found: dict[tuple[str, int], list[tuple[MapSeries, int]]] = {}

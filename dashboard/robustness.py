@@ -13,7 +13,7 @@ from audit.numbers import show
 from audit.report._evidence import DAMAGE, lines_of
 from audit.report._view import RunView
 from audit.report._words import clean
-from audit.run_folder import Evidence
+from audit.run_folder import Evidence, safe_name
 from dashboard import charts, evidence, evidence_charts, links, pictures
 from dashboard.charts import Dot
 from dashboard.evidence import Piece
@@ -94,8 +94,9 @@ Point = tuple[float, float, float | None, float | None]
 
 
 def _measured_lines(found: Sequence[Number]) -> Iterator[tuple[str, str, list[Point]]]:
-    """Numbers that hold for one eps: evasion by scenario entry, bounds by method."""
+    """Numbers that hold for one eps: evasion by scenario entry, from its accuracy without attack on; bounds by method."""
     lines: dict[tuple[str, str], list[Point]] = {}
+    clean_by_entry = {one.entry: one for one in found if one.metric == "clean_accuracy"}
     for one in found:
         if one.threat is None or one.threat.norm is None or one.threat.eps is None:
             continue
@@ -105,7 +106,10 @@ def _measured_lines(found: Sequence[Number]) -> Iterator[tuple[str, str, list[Po
             name = _("certified: {method}").format(method=one.dims["method"])
         else:
             continue
-        lines.setdefault((one.threat.norm, name), []).append((one.threat.eps, one.value, one.low, one.high))
+        line = lines.setdefault((one.threat.norm, name), [])
+        if not line and one.metric == "robust_accuracy" and (unharmed := clean_by_entry.get(one.entry)) is not None:
+            line.append((0.0, unharmed.value, unharmed.low, unharmed.high))
+        line.append((one.threat.eps, one.value, one.low, one.high))
     for (norm, name), points in lines.items():
         yield norm, name, sorted(points, key=lambda point: point[0])
 
@@ -193,17 +197,18 @@ def _by_class(
     if base is not None and (stored := evidence.opened(view, base, problems)) is not None:
         names = [clean(name) for name in stored.meta.get("classes") or ()]
     cells: list[tuple[str, str, float, str]] = []
+    attacks = {safe_name(f"outcomes-{attack}"): attack for attack in attacks_of(found, step)}
     classes = sorted(worst, key=lambda name: -worst[name].value)[:MOST_CLASSES]
     order = [name for name in worst if name in classes]
     for piece in pieces:
-        if base is None or not piece.name.startswith("outcomes-"):
+        if base is None or piece.name not in attacks:
             continue
         counted = evidence.per_class(view, piece, base, problems)
         known = {names[at]: tally for at, tally in counted.items() if at < len(names)}
         for name in order:
             if name in known:
                 n, k = known[name]
-                cells.append((piece.name.removeprefix("outcomes-"), name, k / n, _("{k} of {n}").format(k=k, n=n)))
+                cells.append((attacks[piece.name], name, k / n, _("{k} of {n}").format(k=k, n=n)))
     cells += [(_("all together"), name, worst[name].value, worst[name].told) for name in order]
     return cells
 

@@ -71,7 +71,7 @@ def _form(maps: Maps) -> str:
 def _gallery(maps: Maps, classes: Sequence[str]) -> str | None:
     """The samples that the filters leave, as tiles; gives the chosen one's id."""
     rows = maps.rows
-    kept = _filtered(rows, classes)
+    kept = _filtered(maps, classes)
     order = _wrong_first(rows, kept)
     said, turning = st.columns([3, 1], vertical_alignment="bottom")
     said.caption(
@@ -93,7 +93,8 @@ def _gallery(maps: Maps, classes: Sequence[str]) -> str | None:
     return chosen
 
 
-def _filtered(rows: Rows, classes: Sequence[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _filtered(maps: Maps, classes: Sequence[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    rows = maps.rows
     kept = np.ones(len(rows.ids), dtype=bool)
     right, fates = rows.right, set(rows.fate)
     columns = st.columns(4)
@@ -106,17 +107,18 @@ def _filtered(rows: Rows, classes: Sequence[str]) -> np.ndarray[Any, np.dtype[np
             said = {"wrong": _("wrong answers"), "right": _("right answers")}
             answers = links.select("answers", _("Answers"), list(said), lambda a: said[a], empty=_("right and wrong"))
             kept &= right if answers == "right" else ~right if answers == "wrong" else True
-    if len(fates) > 1 or fates == {"broken"}:
-        told = {
-            "broken": _("broken by an attack"),
-            "withstood": _("withstood every attack"),
-            "untried": _("not attacked"),
-        }
+    told = {"broken": _("broken by an attack"), "withstood": _("withstood every attack"), "untried": _("not attacked")}
+    told = {fate: said for fate, said in told.items() if fate in fates and len(fates) > 1}
+    if maps.attacked:
+        told["map"] = _("its map was attacked")
+    if told:
         with columns[2]:
             fate = links.select(
                 "fate", _("Under attack"), list(told), lambda f: told[f], empty=_("whatever became of it")
             )
-            if fate is not None:
+            if fate == "map":
+                kept &= np.array([row in maps.attacked for row in rows.ids])
+            elif fate is not None:
                 kept &= np.array([one == fate for one in rows.fate])
     if np.isfinite(rows.confidence).any():
         with columns[3]:
@@ -200,6 +202,8 @@ def _chosen_maps(maps: Maps, everything: Sequence[Map], classes: Sequence[str]) 
     columns = st.columns([3, 1.4])
     with columns[0]:
         wanted = links.several("explainers", _("Explainers (up to four)"), labels, empty=_("the first four"))
+        if len(wanted) > MOST:
+            st.caption(_("The first four are drawn."))
         wanted = (wanted or _of_evidence(maps, labels))[:MOST]
     with columns[1]:
         names = {str(target): named(target, classes) if classes else _("the value") for target in targets}
@@ -220,7 +224,14 @@ def _under_attack(maps: Maps, chosen: str, scene: Scene) -> None:
     st.subheader(_("Original and attacked, with both maps"))
     pairs = maps.moved(chosen)
     if not pairs:
-        st.caption(_("No attack on the map of this sample is stored: explanation.stability_under_attack makes one."))
+        if maps.attacked:
+            st.caption(
+                _(
+                    "No attack on the map of this sample is stored; those of {n} others are: choose 'its map was attacked' above."
+                ).format(n=f"{len(maps.attacked):,}")
+            )
+        else:
+            st.caption(_("No attack on maps is stored: explanation.stability_under_attack makes them."))
     for before, after in pairs:
         first, second = (summed(one.row["values"]) for one in (before, after))
         difference = second - first

@@ -33,7 +33,7 @@ model: reader
 data: {source: given}
 seed: 3
 checks:
-  - robustness.evasion: {attacks: [{pgd: {steps: 5}}, {square: {queries: 20}}], norm: linf, samples: 40}
+  - robustness.evasion: {attacks: [{pgd: {steps: 5}}, {pgd: {loss: margin, steps: 5}}, {square: {queries: 20}}], norm: linf, samples: 40}
     matrix: {eps: [1, 3]}
     require: {robust_accuracy: ">= 0.3"}
   - robustness.security_curve: {attacks: [{fmn: {steps: 20}}], norm: linf, points: 5, samples: 40}
@@ -146,7 +146,7 @@ def test_the_table_holds_every_adversary_with_the_stored_numbers(there, opened):
         if one.metric == "robust_accuracy" and not one.dims:
             row = rows[one.step.removeprefix("robustness."), "robust accuracy"]
             assert (row["value"], row["interval"], row["n"]) == (one.value, one.interval, one.n)
-            assert (row["attacks"], row["access"], row["norm"]) == ("pgd, square", "white box", "linf")
+            assert (row["attacks"], row["access"], row["norm"]) == ("pgd, pgd#2, square", "white box", "linf")
             assert row["status"].split(" ", 1)[1].replace(" ", "_") == one.status
     assert ("gradient_masking", "broken controls") in rows
 
@@ -157,17 +157,17 @@ def test_attacked_and_certified_lie_on_one_chart(there, opened):
     for row in rows:
         lines.setdefault(row["series"], []).append((row["x"], row["y"]))
     assert set(lines) == {"attacked: evasion", "certified: ibp", "attacked: security_curve"}
-    assert [x for x, _y in lines["attacked: evasion"]] == [1, 3]
+    assert [x for x, _y in lines["attacked: evasion"]] == [0, 1, 3]
     by_eps = {
         n.threat.eps: n.value
         for n in numbers(there)
         if n.metric == "robust_accuracy" and "evasion" in n.step and not n.dims and n.threat
     }
-    assert dict(lines["attacked: evasion"]) == by_eps
+    assert dict(lines["attacked: evasion"][1:]) == by_eps
     clean = next(
         n.value for n in numbers(there) if n.metric == "clean_accuracy" and n.step == "robustness.security_curve"
     )
-    assert lines["attacked: security_curve"][0] == (0.0, clean)
+    assert lines["attacked: security_curve"][0] == lines["attacked: evasion"][0] == (0.0, clean)
     curve = [y for _x, y in lines["attacked: security_curve"]]
     assert curve == sorted(curve, reverse=True)
     assert max(y for _x, y in lines["certified: ibp"]) <= clean
@@ -192,7 +192,7 @@ def test_success_by_attack_and_by_class(there, opened):
         if one.step == step and set(one.dims) == {"class"}:
             name = one.dims["class"]
             assert cells["all together", name] == one.value
-            assert max(cells[attack, name] for attack in ("pgd", "square")) <= one.value
+            assert max(cells[attack, name] for attack in ("pgd", "pgd#2", "square")) <= one.value
 
 
 def test_the_step_of_the_classes_is_chosen(there, opened):

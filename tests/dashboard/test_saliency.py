@@ -131,15 +131,15 @@ def there(explored: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return explored
 
 
-SEEN: dict[tuple[tuple[str, str], ...], Any] = {}
+SEEN: dict[str, Any] = {}
 
 
 @pytest.fixture
 def seen(there, opened):
     """Opens a page of the shared home for looking only: the same one is drawn once."""
 
-    def look(**query: str):
-        key = tuple(sorted(query.items()))
+    def look(**query: Any):
+        key = repr(sorted(query.items()))
         if key not in SEEN:
             SEEN[key] = opened("saliency", **query)
         return SEEN[key]
@@ -211,6 +211,7 @@ def test_filters_leave_what_they_say(there, opened):
         ({"answers": "wrong", "sure": "0.9"}, ~rows.right & (rows.confidence <= 0.9)),
         ({"class": "3", "answers": "right"}, (rows.label == 3) & rows.right),
         ({"fate": "broken"}, np.array([fate == "broken" for fate in rows.fate])),
+        ({"fate": "map"}, np.array([row in maps_of(there, "images").attacked for row in rows.ids])),
     ):
         assert f"{int(kept.sum())} of 24" in opened("saliency", run="images", **query).caption[0].value, query
 
@@ -254,8 +255,11 @@ def test_up_to_four_explainers_stand_side_by_side(there, seen):
     assert len(labels) == 5
     assert "input" in drawn
     assert len(set(drawn) & labels) == 4
-    two = figures(seen(run="images", sample=sample, explainers="occlusion (window 3)~deep_lift"))
+    two = figures(seen(run="images", sample=sample, explainers=["occlusion (window 3)", "deep_lift"]))
     assert set(two) & labels == {"occlusion (window 3)", "deep_lift"}
+    five = seen(run="images", sample=sample, explainers=sorted(labels))
+    assert len(set(figures(five)) & labels) == 4
+    assert any("first four" in caption.value for caption in five.caption)
 
 
 def test_the_picture_of_a_map_is_the_stored_map(there, seen):
