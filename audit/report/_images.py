@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from audit.language import gettext as _
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -178,7 +180,7 @@ def magnified_change(
     largest = float(np.abs(change).max()) or 1.0
     scaled = _reduced(change) / largest
     factor = (bounds[1] - bounds[0]) / 2 / largest
-    label = f"change, × {factor:.3g}" if np.abs(change).max() else "no change"
+    label = _("change, × {factor}").format(factor=f"{factor:.3g}") if np.abs(change).max() else _("no change")
     if change.ndim == 2:
         return _picture(_indices(scaled), alt, label, coloured=True), factor
     return _picture(np.round(127.5 + 127.5 * scaled), alt, label), factor
