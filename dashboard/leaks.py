@@ -25,6 +25,8 @@ from dashboard.words import _
 
 FAMILY = "privacy."
 BLIND = "blind_auc"
+MOST = 20
+"""Records that are seen without scrolling."""
 
 
 def _of(measured: Sequence[Number], check: str, *metrics: str) -> list[Number]:
@@ -59,23 +61,25 @@ def _cautions(found: Sequence[Number]) -> None:
 
 def _blind(view: RunView, found: Sequence[Number]) -> None:
     """The control that comes first: where inputs alone tell members, no number of the model means anything."""
-    controls = [one for one in found if one.metric == BLIND]
-    for one in controls:
+    controls = {
+        (one.entry, one.told): one for one in found if one.metric == BLIND
+    }  # cells of a matrix share one control
+    for one in controls.values():
         voided = any(
-            other.finding is not None and other.finding.status == "void" for other in found if other.step == one.step
+            other.finding is not None and other.finding.status == "void" for other in found if other.entry == one.entry
         )
         told = _("{value} ({told})").format(value=show(one.value), told=one.told)
         if voided:
             st.error(
                 _("Blind control of {step}: inputs alone tell members from others, AUC {told}. Every other number here is void.").format(
-                    step=plain(robustness.named(one)), told=told
+                    step=plain(_entry(one.entry)), told=told
                 ),
                 icon=":material/block:",
             )  # fmt: skip
         else:
             st.caption(
                 _("Blind control of {step}: inputs alone, without the model, reach an AUC of {told}; 0.5 is chance, so members and "
-                  "non-members were drawn alike as far as it can see.").format(step=plain(robustness.named(one)), told=told)
+                  "non-members were drawn alike as far as it can see.").format(step=plain(_entry(one.entry)), told=told)
             )  # fmt: skip
 
 
@@ -276,7 +280,14 @@ def records(view: RunView, model: str, measured: Sequence[Number]) -> None:
         formats = {
             named[name]: st.column_config.NumberColumn(format="%.4g") for name in ("score", "distance") if name in stored.fields
         }  # fmt: skip
-        st.dataframe(frame, hide_index=True, key=f"records-{piece.ref.path}", width="content", column_config=formats)
+        st.dataframe(
+            frame,
+            hide_index=True,
+            key=f"records-{piece.ref.path}",
+            width="content",
+            height=38 + 35 * min(len(frame), MOST),
+            column_config=formats,
+        )
 
     for one in _of(measured, "membership_inference", "exposed_records"):
         robustness.status_line(view, one)
@@ -324,14 +335,12 @@ def attributes(view: RunView, model: str, measured: Sequence[Number]) -> None:
     good = _(
         "Good: both lines coincide at the left too, where the adversary is surest: no few records are given away wholly."
     )
-    for piece in _pieces(view, model, "curve", "attribute_inference"):
-        robustness.stored_curve(
-            view,
-            piece,
-            _("Rows that the adversary is surest of: {entry}").format(entry=_entry(piece.step)),
-            good,
-            problems,
-        )
+    places = st.columns(2, gap="large")
+    for at, piece in enumerate(_pieces(view, model, "curve", "attribute_inference")):
+        name = ", ".join(f"{k} {v}" for k, v in piece.cell.items() if k != "model") or _entry(piece.step)
+        title = _("Rows that the adversary is surest of: {entry}").format(entry=name)
+        with places[at % 2]:
+            robustness.stored_curve(view, piece, title, good, problems)
     robustness.told(problems)
 
 
@@ -342,7 +351,7 @@ def _rows_of(one: Number) -> str:
 
 
 def _told_metric(one: Number) -> str:
-    return {"leak": _("on members"), "memorised": _("on members minus on others")}[one.metric]
+    return {"leak": _("on members"), "memorised": _("members minus others")}[one.metric]
 
 
 # --- reconstructions ---------------------------------------------------------------------------------------------
@@ -370,8 +379,7 @@ def inversion(view: RunView, model: str, measured: Sequence[Number]) -> None:
             st.html(drawing)
         for listed in sample.lists:
             _bars(listed)
-        for line in sample.lines:
-            st.caption(plain(clean(line)))
+        st.caption(plain(clean("; ".join(sample.lines))))
 
     _each(view, _pieces(view, model, "reconstruction", "model_inversion"), draw, problems)
     robustness.told(problems)

@@ -23,6 +23,8 @@ RATES = (0.01, 0.001)
 FLOOR = 1e-4
 """No rate on logarithmic axes lies below it."""
 HEIGHT = 400
+SHARES = [a * 10.0**k for k in range(-4, 1) for a in (1, 3)]
+"""Ticks of a logarithmic axis of shares."""
 
 Pick = Callable[["Point"], "Number | None"]
 
@@ -326,12 +328,13 @@ def frontier(
     x = alt.X(
         "x:Q",
         title=_("epsilon spent, at delta {delta}").format(delta=f"{found.delta:g}"),
-        scale=alt.Scale(type="log", domain=[left, right * 1.3], nice=False),
+        scale=alt.Scale(type="log", domain=[left, right * 1.9], nice=False),
         axis=alt.Axis(values=ticks, labelExpr=named, labelOverlap=False),
     )
     scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
-    y = alt.Y("value:Q", title=label, scale=scale, axis=alt.Axis(format="~%" if log else ".3~g", tickCount=5))
-    legend = None if len(picks) == 1 else alt.Legend(title=None, orient="bottom")
+    axis = alt.Axis(format=".2~%", values=SHARES) if log else alt.Axis(format=".3~g", tickCount=5)
+    y = alt.Y("value:Q", title=label, scale=scale, axis=axis)
+    legend = None if len(picks) == 1 else alt.Legend(title=None, orient="bottom", symbolStrokeWidth=0)
     base = alt.Chart(frame).encode(x=x, color=alt.Color("series:N", scale=looks["color"], legend=legend))
     tips = [
         alt.Tooltip("model:N", title=_("model")),

@@ -24,15 +24,14 @@ FAMILY = "privacy."
 LINES = 12
 """Of the table at the top, before it scrolls."""
 WIDTHS = {
-    "status": 104,
-    "check": 150,
-    "metric": 210,
-    "part": 92,
-    "value": 64,
-    "interval": 136,
-    "n": 58,
-    "required": 72,
-    "access": 84,
+    "status": 112,
+    "check": 146,
+    "metric": 306,
+    "value": 62,
+    "interval": 138,
+    "n": 52,
+    "required": 70,
+    "access": 82,
 }
 """Pixels of its columns."""
 
@@ -120,9 +119,8 @@ def _summary(measured: Sequence[Number]) -> None:
             "status": f"? {_('decides nothing')}"
             if one.unresolved and one.status == Status.INFO
             else status_sign(one.status),
-            "check": one.step.removeprefix(FAMILY),
-            "metric": _(one.finding.title if one.finding and one.finding.title else one.metric.replace("_", " ")),
-            "part": part_of(one.finding) if one.finding else ", ".join(f"{k} {v}" for k, v in one.dims.items()),
+            "check": one.entry.removeprefix(FAMILY),
+            "metric": _title_of(one),
             "value": one.value,
             "interval": one.interval,
             "n": one.n,
@@ -134,7 +132,7 @@ def _summary(measured: Sequence[Number]) -> None:
         for one in shown
     ]
     names = {
-        "status": _("status"), "check": _("check"), "metric": _("measured"), "part": _("of"), "value": _("value"),
+        "status": _("status"), "check": _("check"), "metric": _("measured"), "value": _("value"),
         "interval": _("95 % interval"), "n": "n", "required": _("required"), "access": _("adversary"),
     }  # fmt: skip
     frame = pd.DataFrame(rows).astype({"n": "Int64"})
@@ -147,6 +145,13 @@ def _summary(measured: Sequence[Number]) -> None:
         column_config={name: st.column_config.Column(label, width=WIDTHS.get(name)) for name, label in names.items()}
         | {"value": st.column_config.NumberColumn(names["value"], format="%.4g", width=WIDTHS["value"])},
     )
+
+
+def _title_of(one: Number) -> str:
+    """What was measured, and of which part."""
+    title = _(one.finding.title if one.finding and one.finding.title else one.metric.replace("_", " "))
+    part = part_of(one.finding) if one.finding else ", ".join(f"{k} {v}" for k, v in {**one.dims, **one.cell}.items())
+    return f"{title} ({part})" if part else title
 
 
 def _unmeasured(view: RunView, model: str) -> None:
