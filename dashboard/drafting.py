@@ -173,7 +173,7 @@ def _set(document: Any, location: Location, value: Any) -> None:
     for here, following in itertools.pairwise(location):
         child = holder[here] if not isinstance(holder, dict) else holder.get(here)
         if isinstance(child, str) and isinstance(following, str):  # a check that stands as its name alone
-            child = holder[here] = {child: _flow({})}
+            child = holder[here] = _named(child, holder.ca.items.pop(here, None))
         elif child is None:
             if value is REMOVED:
                 return
@@ -185,6 +185,16 @@ def _set(document: Any, location: Location, value: Any) -> None:
             _set(document, location[:-1], REMOVED)
     else:
         holder[location[-1]] = _flow(value)
+
+
+def _named(check: str, comment: Any) -> Any:
+    """A check that has no parameters yet, with the comment that follows it."""
+    from ruamel.yaml.comments import CommentedMap
+
+    found: Any = CommentedMap({check: _flow({})})
+    if comment:
+        found.ca.items[check] = [None, None, comment[0], None]
+    return found
 
 
 def _yaml() -> Any:

@@ -65,7 +65,7 @@ def show() -> None:
 
 def _draft() -> None:
     cards = registered.cards(stored.home())
-    columns = st.columns([3, 3, 2])
+    columns = st.columns([3, 3, 2], vertical_alignment="bottom")
     with columns[0]:
         source = _source()
     if source is None:
@@ -224,13 +224,13 @@ def _gates(entry: Entry, gates: Mapping[str, Any], at: Location, key: str) -> It
         if metric is not None:
             better = {"higher": _("higher is better"), "lower": _("lower is better")}.get(metric.better, "")
             told = " · ".join(filter(None, (metric.title, metric.unit, better)))
-        said = drafting.written(gates.get(name))
+        said = _gate_line(gates.get(name))
         with columns[number % COLUMNS]:
             given = st.text_input(
                 plain(name), said, key=f"{key}-gate-{name}", help=plain(told) or None, placeholder=_("no gate, such as >= 0.9")
             )  # fmt: skip
         if given != said:
-            yield (*at, name), drafting.understood(given) if given.strip() else REMOVED
+            yield (*at, name), _gates_of(given) if given.strip() else REMOVED
     more = st.text_input(
         _("Further gates, on parts"), key=f"{key}-gates", placeholder='{"recall[*]": ">= 0.8"}',
     )  # fmt: skip
@@ -243,13 +243,23 @@ def _gates(entry: Entry, gates: Mapping[str, Any], at: Location, key: str) -> It
             yield (*at, name), gate
 
 
+def _gate_line(gates: Any) -> str:
+    """One gate as it is written, of several the one behind the other: ``>= 0.8; <= 0.9``."""
+    return "; ".join(map(str, gates)) if isinstance(gates, list) else "" if gates is None else str(gates)
+
+
+def _gates_of(line: str) -> str | list[str]:
+    found = [gate.strip() for gate in line.split(";")]
+    return found[0] if len(found) == 1 else found
+
+
 # --- judging and starting ----------------------------------------------------------------------------------------
 
 
 def _judged(text: str, cards: Sequence[ModelCard]) -> None:
     """The YAML, what is wrong with it, and the button that starts it."""
     st.subheader(_("The scenario as it will run"))
-    st.code(text, language="yaml", line_numbers=True)
+    st.code(text, language="yaml", line_numbers=True, wrap_lines=True)
     try:
         plan = drafting.plan_of(text)
     except UserError as error:
