@@ -103,6 +103,13 @@ def _observer(training: Training, console: Console, bar: Any) -> Any:
                 console.print(f"[yellow]caution:[/] {escape(budget.fallback)}", soft_wrap=True)
             self.done, self.total = done, budget.steps
 
+        def lost(self, steps: int) -> None:
+            console.print(
+                f"[yellow]caution:[/] {steps:,} of these steps came after the last checkpoint: they are spent, and what they taught is "
+                "lost; 'checkpoint_steps' writes one more often, --fresh starts anew",
+                soft_wrap=True,
+            )
+
         def prepared(self, way: str, remarks: Sequence[str]) -> None:
             if training.dp is not None:
                 console.print(f"gradients: {way}", soft_wrap=True)

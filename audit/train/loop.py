@@ -16,6 +16,7 @@ from audit.train.canaries import GradientCanaries
 from audit.train.checkpoint import TrainingFolder
 from audit.train.gradients import ClippedSum, GradientMode
 from audit.train.gradients.choosing import out_of_memory
+from audit.train.interruption import held_back
 from audit.train.ledger import Budget
 from audit.train.randomness import Randomness
 from audit.train.training_file import Training
@@ -101,6 +102,8 @@ class Trainer:
     ) -> None:
         """Train from where the folder's releases end to the end of the budget.
 
+        An interruption ends it after the step that is under way, with a checkpoint.
+
         Args:
             also: further things that a checkpoint is to hold.
 
@@ -111,19 +114,23 @@ class Trainer:
         first = len(folder.releases)
         rows = Rows(len(self.x), self.training, self.randomness)
         saved, saved_at = first, time.monotonic()
-        for step in range(first, self.budget.steps):
-            if self.training.seed is not None:  # dropout draws from torch's own generator
-                torch.manual_seed(key(self.training.seed, "step", step) % 2**63)
-            taken = rows.of(step)
-            summed, loss = self.summed(taken if self.present is None else taken[self.present[taken]], step)
-            folder.release(len(taken))  # before there is anything to release: never counted too low
-            self.move(self.noisy(summed, step))
-            self._last = loss
-            if stepped is not None:
-                stepped(step + 1, loss)
-            if self._due(step + 1 - saved, time.monotonic() - saved_at) or step + 1 == self.budget.steps:
-                folder.save(self.state() | dict(also or {}))
-                saved, saved_at = step + 1, time.monotonic()
+        with held_back() as interrupted:
+            for step in range(first, self.budget.steps):
+                if self.training.seed is not None:  # dropout draws from torch's own generator
+                    torch.manual_seed(key(self.training.seed, "step", step) % 2**63)
+                taken = rows.of(step)
+                summed, loss = self.summed(taken if self.present is None else taken[self.present[taken]], step)
+                folder.release(len(taken))  # before there is anything to release: never counted too low
+                self.move(self.noisy(summed, step))
+                self._last = loss
+                if stepped is not None:
+                    stepped(step + 1, loss)
+                due = self._due(step + 1 - saved, time.monotonic() - saved_at) or step + 1 == self.budget.steps
+                if (stop := interrupted()) or due:
+                    folder.save(self.state() | dict(also or {}))
+                    saved, saved_at = step + 1, time.monotonic()
+                if stop:
+                    break
 
     def summed(self, rows: Tensor, step: int) -> tuple[tuple[Tensor, ...], float]:
         """The clipped sum of a step's rows, one micro-batch after the other, and their mean loss."""

@@ -46,6 +46,9 @@ class Observer:
     def started(self, budget: Budget, n: int, done: int) -> None:
         """Training begins, or goes on after `done` steps, on `n` rows."""
 
+    def lost(self, steps: int) -> None:
+        """So many of the steps done came after the last checkpoint: they are spent, and not in the weights."""
+
     def prepared(self, way: str, remarks: Sequence[str]) -> None:
         """The way to the gradients was chosen; `remarks` say what was tried and what was converted, one line each."""
 
@@ -105,6 +108,10 @@ def train(
             kept.clear()
         checkpoint = kept.resume(identity, replays=training.seed is not None or training.dp is None)
         watcher.started(budget, len(members), done := len(kept.releases))
+        if lost := done - (checkpoint.releases if checkpoint else 0):
+            if lost >= budget.steps:
+                raise UserError(f"all {lost} steps were spent before a checkpoint was written: start anew with --fresh")
+            watcher.lost(lost)
         under_way = _UnderWay(training, budget, factory, data, members, checkpoint.state if checkpoint else None)
         watcher.prepared(under_way.trainer.mode.name, under_way.remarks)
         history = History(folder, "accuracy" if data.classes else "squared_error", done)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from trainable import known_entropy
 
 from audit.registry.store import Registry
+from audit.train.checkpoint import TrainingFolder
 from audit.train.ledger import Accounting
 from audit.train.loop import Trainer
 from audit.train.training_file import read_training
@@ -96,25 +99,75 @@ def test_a_file_that_is_none(audit: Callable[..., Any], file: Path, text: str, l
     assert "scenario" not in said.replace("this is a scenario", "")
 
 
-def test_an_interruption_says_how_to_go_on(
+def test_an_interruption_loses_nothing_and_says_how_to_go_on(
+    audit: Callable[..., Any], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Registry(tmp_path / "home").trust.allow_package("trainable")
+    usual, moved = Trainer.move, []
+    with monkeypatch.context() as patched:
+
+        def stopped(self: Trainer, released: tuple[torch.Tensor, ...]) -> None:
+            if len(moved) == 3:
+                os.kill(os.getpid(), signal.SIGINT)  # before the fourth step has moved anything
+            usual(self, released)
+            moved.append(0)
+
+        patched.setattr(Trainer, "move", stopped)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
+        told = audit("train", file, "--home", tmp_path / "home")
+        signal.signal(signal.SIGINT, before)
+    assert told.code == 130
+    assert "stopped after step 4: run the same command again to resume" in told.err
+    kept = torch.load(tmp_path / "home/trainings/private-digits/checkpoint.pt", weights_only=True)
+    assert kept["releases"] == 4
+    assert any(bool(w.any()) for w in kept["state"]["module"].values()), "what the steps taught"
+    again = audit("train", file, "--home", tmp_path / "home")
+    assert again.code == 0
+    assert "resumed after step 4" in again.err
+    assert "lost" not in again.err
+
+
+def test_steps_that_a_kill_took_from_the_weights_are_told(
     audit: Callable[..., Any], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Registry(tmp_path / "home").trust.allow_package("trainable")
     usual = Trainer.move
-    with monkeypatch.context() as patched:
 
-        def stopped(self: Trainer, released: tuple[torch.Tensor, ...]) -> None:
+    def killed_at(step: int) -> Callable[..., None]:
+        def killed(self: Trainer, released: tuple[torch.Tensor, ...]) -> None:
             usual(self, released)
-            if self.optimiser.state_dict()["state"][0]["step"] == 4:
-                raise KeyboardInterrupt
+            if self.optimiser.state_dict()["state"][0]["step"] == step:
+                raise KeyboardInterrupt  # itself, and no signal: nobody could hold it back
 
-        patched.setattr(Trainer, "move", stopped)
-        told = audit("train", file, "--home", tmp_path / "home")
-    assert told.code == 130
-    assert "stopped after step 3: run the same command again to resume" in told.err
-    again = audit("train", file, "--home", tmp_path / "home")
-    assert again.code == 0
-    assert "resumed after step 4" in again.err
+        return killed
+
+    for step, said in (
+        (4, "stopped after step 3"),
+        (99, "4 of these steps came after the last checkpoint: they are spent"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(Trainer, "move", killed_at(step))
+            told = audit("train", file, "--home", tmp_path / "home")
+        assert said in told.err
+        assert (told.code == 130) == (step == 4)
+
+
+def test_a_budget_that_is_spent_without_a_checkpoint_publishes_nothing(
+    audit: Callable[..., Any], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(tmp_path / "home")
+    registry.trust.allow_package("trainable")
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingFolder, "save", killed)  # the only one, after the last step
+        assert audit("train", file, "--home", tmp_path / "home").code == 130
+    told = audit("train", file, "--home", tmp_path / "home")
+    assert told.code == 2
+    assert "steps were spent before a checkpoint was written: start anew with --fresh" in told.err
+    assert not registry.list()
 
 
 def test_a_full_disk_is_one_line(audit: Callable[..., Any], file: Path, tmp_path: Path) -> None:
