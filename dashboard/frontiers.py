@@ -16,7 +16,7 @@ from dashboard.trainings import Found
 from dashboard.words import _, status_sign
 
 ACROSS = 2
-ROW_HEIGHT = 66  # Streamlit breaks lines in rows higher than 64
+ROW_HEIGHT = 88  # Streamlit breaks lines in rows higher than 64
 WIDTH = 116
 """Pixels of a number with its interval on two lines."""
 

@@ -219,17 +219,16 @@ def budget(claim: float | None, accounted: Mapping[str, float], shown: Sequence[
         ]  # fmt: skip
     if accounted:
         tips = [alt.Tooltip("name:N", title=_("accountant")), alt.Tooltip("told:N", title="epsilon")]
-        computed, limit = (
-            alt.Chart(points),
-            0.0 if claim is None else claim * 1.001,
-        )  # the claim's line crosses no number
+        computed = alt.Chart(points)
+        small: dict[str, Any] = {"fontSize": 11, "color": palette["ink"]}
+        limit = 0.0 if claim is None else claim * 1.001  # the claim's line crosses no number
         layers += [
             computed.mark_point(filled=True, size=90, shape="diamond", opacity=1).encode(y=y, x=x, color=color, tooltip=tips),
-            *(
-                computed.transform_filter(side)
-                .mark_text(align=align, dx=dx, fontSize=11, color=palette["ink"])
-                .encode(y=y, x="epsilon:Q", text="told:N")
-                for side, align, dx in ((f"datum.epsilon <= {limit!r}", "right", -9), (f"datum.epsilon > {limit!r}", "left", 9))
+            computed.transform_filter(f"datum.epsilon <= {limit!r}").mark_text(align="right", dx=-9, **small).encode(
+                y=y, x="epsilon:Q", text="told:N"
+            ),
+            computed.transform_filter(f"datum.epsilon > {limit!r}").mark_text(align="left", dx=9, **small).encode(
+                y=y, x="epsilon:Q", text="told:N"
             ),
         ]  # fmt: skip
     if claim is not None:
