@@ -25,7 +25,11 @@ def dashboard(
     home: Annotated[Path | None, HOME] = None,
     port: Annotated[int, typer.Option("--port", "-p", min=1, max=65535, help="TCP port to listen on.")] = PORT,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on. Beyond loopback, whoever reaches it sees every run.")
+        str,
+        typer.Option(
+            "--host",
+            help="Address to listen on. Beyond loopback, whoever reaches it sees every run and may start audits.",
+        ),
     ] = "127.0.0.1",
 ) -> None:
     """Look at stored runs in a browser, from the verdict to the pixel. Ctrl-C ends it."""
@@ -42,7 +46,7 @@ def dashboard(
     os.environ["AUDIT_HOME"] = str(audit_home(home).resolve())
     if not _loopback(host):
         typer.echo(
-            f"warning: listening on {host}, beyond loopback: whoever can reach this machine sees every run, and nobody is asked "
+            f"warning: listening on {host}, beyond loopback: whoever can reach this machine sees every run and may start audits, and nobody is asked "
             "for a password",
             err=True,
         )
