@@ -201,17 +201,22 @@ def _box(field: FormField, now: Any, key: str, swept: bool) -> Any:
     label, help_ = f"{field.name} \\*" if field.required else field.name, plain(field.about) or None
     said = drafting.written(now)
     if field.options and (now is None or said in field.options):
-        index = list(field.options).index(said) if now is not None else None
-        chosen = st.selectbox(label, field.options, index, key=key, placeholder=told, help=help_)
+        _start(key, said or None)
+        chosen = st.selectbox(label, field.options, None, key=key, placeholder=told, help=help_)
         return (
             now if chosen == (said or None) else {"true": True, "false": False}.get(chosen, chosen) if chosen else None
         )
     if field.whole and (now is None or type(now) is int):
-        return st.number_input(
-            label, field.low, field.high, now, step=1, key=key, placeholder=told, help=help_
-        )  # fmt: skip
+        _start(key, now)
+        return st.number_input(label, field.low, field.high, None, step=1, key=key, placeholder=told, help=help_)
     given = st.text_input(label, said, key=key, placeholder=told, help=help_)
     return now if given == said else drafting.understood(given) if given.strip() else None
+
+
+def _start(key: str, value: Any) -> None:
+    """Begin with a value that the reader can clear; one that a box is made with cannot be."""
+    if key not in st.session_state:
+        st.session_state[key] = value
 
 
 def _gates(entry: Entry, gates: Mapping[str, Any], at: Location, key: str) -> Iterator[tuple[Location, Any]]:
