@@ -22,6 +22,7 @@ from audit.text import decode
 from dashboard import charts, choosing, evidence, evidence_charts, explained, links, pictures
 from dashboard import gallery as tiles
 from dashboard.evidence import Examples
+from dashboard.markdown import plain
 from dashboard.words import _, ngettext
 
 
@@ -123,7 +124,7 @@ def _chosen(view: RunView, one: Examples, at: int, classes: Sequence[str]) -> No
     change = _change(row, classes)
     text = _("true {label}: {change}").format(label=label, change=change) if label else change
     st.html(f'<p class="chosen tone {"fail" if wrong else "info"}">{"✗ " if wrong else ""}{html.escape(text)}</p>')
-    st.caption(_("row {row}").format(row=one.evidence.ids[at]))
+    st.caption(_("row {row}").format(row=plain(one.evidence.ids[at])))
     example(one, at, fields_of(view, one.piece.step))
     if links.offered("saliency"):
         links.link(
@@ -199,7 +200,7 @@ def _text(row: dict[str, Any], before: str, after: str) -> None:
         with column:
             st.html(f"<h4>{html.escape(side.label)}</h4>{_passage(side)}")
     for stranger in strangers(sides[1]):
-        st.caption(stranger)
+        st.caption(plain(stranger))
 
 
 def _passage(side: Passage) -> str:

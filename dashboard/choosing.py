@@ -6,6 +6,7 @@ import streamlit as st
 
 from audit.report._view import RunView
 from dashboard import links, stored
+from dashboard.markdown import plain
 from dashboard.words import _
 
 
@@ -30,7 +31,7 @@ def run_with(family: str, title: str, absent: str) -> RunView | None:
         name = links.select("run", _("Run"), list(known), lambda name: stored.described(known[name]))
         view = stored.run(stored.home(), str(name))
         for problem in view.problems:
-            st.error(problem, icon=":material/broken_image:")
+            st.error(plain(problem), icon=":material/broken_image:")
         return view
     return None
 

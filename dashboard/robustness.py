@@ -17,6 +17,7 @@ from audit.run_folder import Evidence, safe_name
 from dashboard import charts, evidence, evidence_charts, links, pictures
 from dashboard.charts import Dot
 from dashboard.evidence import Piece
+from dashboard.markdown import plain
 from dashboard.measured import Number
 from dashboard.words import _, status_sign
 
@@ -40,7 +41,7 @@ def _pieces(view: RunView, model: str, kind: str, check: str) -> list[Piece]:
 def told(problems: Sequence[str]) -> None:
     """Damage, a line each."""
     for problem in dict.fromkeys(problems):
-        st.error(_("Cannot be shown: {problem}").format(problem=problem), icon=":material/broken_image:")
+        st.error(_("Cannot be shown: {problem}").format(problem=plain(problem)), icon=":material/broken_image:")
 
 
 # --- security curve, certified against empirical -----------------------------------------------------------------

@@ -154,9 +154,11 @@ def _summary(path: Path, stamp: Stamp) -> RunSummary:
         path=path,
         word=word,
         scenario=clean(told.get("scenario", "")),
-        sentence=clean(concluded.get("sentence", "")),
+        sentence="" if problem else clean(concluded.get("sentence", "")),
         models=tuple(_model(ref, facts) for ref, facts in mapping(told.get("models")).items()),
-        counts={str(k): int(n) for k, n in mapping(concluded.get("counts")).items() if isinstance(n, int)},
+        counts={}
+        if problem
+        else {str(k): int(n) for k, n in mapping(concluded.get("counts")).items() if isinstance(n, int)},
         checks=tuple(map(clean, checks)) if isinstance(checks := told.get("checks"), list) else (),
         started=started,
         seconds=(ended - started).total_seconds() if started and ended else None,

@@ -11,6 +11,7 @@ from audit.report._view import RunView
 from audit.report._words import ACCESS
 from dashboard import attacked, choosing, evidence, links, robustness
 from dashboard.evidence import Examples
+from dashboard.markdown import plain
 from dashboard.measured import Number, numbers
 from dashboard.words import _, status_sign
 
@@ -43,7 +44,7 @@ def show() -> None:
     _summary(found)
     series, problems = evidence.examples(view, model)
     for problem in problems:
-        st.error(_("Cannot be shown: {problem}").format(problem=problem), icon=":material/broken_image:")
+        st.error(_("Cannot be shown: {problem}").format(problem=plain(problem)), icon=":material/broken_image:")
     parts = _parts(view, model, found, sorted(series, key=lambda one: not one.piece.check.startswith(FAMILY)))
     if not parts:
         st.info(_("Nothing of it can be drawn."))

@@ -19,6 +19,8 @@ from dashboard.words import _, ngettext, status_sign, verdict_word
 SHOWN = 8
 """Rows that are seen without scrolling."""
 ROW_HEIGHT = 66  # Streamlit breaks lines in rows higher than 64
+NAMED = 2
+"""So many families that were not tested are named one by one."""
 COUNTED = (
     Status.FAIL,
     Status.ERROR,
@@ -144,10 +146,17 @@ def _tested(summary: RunSummary, known: Mapping[str, Sequence[str]]) -> tuple[st
         return "", ""
     ran = {family: len(set(checks) & set(summary.checks)) for family, checks in known.items()}
     tested = [f"{_(family)} {n}/{len(known[family])}" for family, n in ran.items() if n]
-    absent = [_(family) for family, n in ran.items() if not n]
+    absent = _absent([_(family) for family, n in ran.items() if n], [_(family) for family, n in ran.items() if not n])
     left = sum(len(known[family]) - n for family, n in ran.items() if n)
     more = [ngettext("{n} more check", "{n} more checks", left).format(n=left)] * bool(left)
     return ", ".join(tested), ", ".join(absent + more)
+
+
+def _absent(tested: Sequence[str], absent: Sequence[str]) -> list[str]:
+    """Families without a check that ran, in few words where they are most."""
+    if len(absent) <= NAMED:
+        return list(absent)
+    return [_("all families but {tested}").format(tested=", ".join(tested)) if tested else _("all families")]
 
 
 def _row(summary: RunSummary, known: Mapping[str, Sequence[str]]) -> dict[str, Any]:

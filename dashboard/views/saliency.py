@@ -16,6 +16,7 @@ from audit.report._view import RunView
 from dashboard import charts, choosing, evidence, explained, gallery, links, pictures
 from dashboard.evidence import Examples, Map, Maps, MapSeries, Rows
 from dashboard.explained import Scene
+from dashboard.markdown import plain
 from dashboard.pictures import Look
 from dashboard.words import _, ngettext
 
@@ -44,7 +45,7 @@ def show() -> None:
         return
     maps = evidence.maps(view, choosing.model_of(models))
     for problem in maps.problems:
-        st.error(_("Cannot be shown: {problem}").format(problem=problem), icon=":material/broken_image:")
+        st.error(_("Cannot be shown: {problem}").format(problem=plain(problem)), icon=":material/broken_image:")
     if not maps.rows.ids:
         st.info(_("No map of this run can be shown."))
         return
@@ -192,7 +193,7 @@ def _heading(view: RunView, rows: Rows, at: int, classes: Sequence[str]) -> None
         rows.fate[at]
     )
     st.html(f'<p class="chosen tone {tone}">{html.escape(text)}</p>')
-    st.caption(" · ".join(filter(None, (_("row {row}").format(row=rows.ids[at]), fate))))
+    st.caption(plain(" · ".join(filter(None, (_("row {row}").format(row=rows.ids[at]), fate)))))
 
 
 def _chosen_maps(maps: Maps, everything: Sequence[Map], classes: Sequence[str]) -> tuple[list[Map], Look]:
@@ -255,7 +256,7 @@ def _under_attack(maps: Maps, chosen: str, scene: Scene) -> None:
         units = f" {before.series.units}" if before.series.units else ""
         st.caption(
             _("{explainer}: the attack seeks another map and keeps the answer. Largest change {change}{units}; {numbers}. All maps here share the scale {scale}.").format(
-                explainer=before.label, change=charts.short(change), units=units, numbers=numbers,
+                explainer=plain(before.label), change=charts.short(change), units=units, numbers=numbers,
                 scale=explained.scale_text(limit, scene.look),
             )
         )  # fmt: skip
@@ -274,7 +275,7 @@ def _adversarial(view: RunView, maps: Maps, chosen: str, classes: Sequence[str])
         return
     st.subheader(_("Adversarial examples of this sample"))
     for one in holding:
-        st.write(_adversarial_line(one, chosen, classes))
+        st.write(plain(_adversarial_line(one, chosen, classes)))
         if links.offered("attacks"):
             links.link(
                 _("See the example"), "attacks", icon=":material/security:", run=view.run.name, model=links.asked("model"),
@@ -310,7 +311,7 @@ def _whole_table(maps: Maps, classes: Sequence[str]) -> None:
     cells = [series.reader.columns(row)[1] for row in x]
     names = series.reader.columns(x[0])[0]
     label = _("contribution")
-    st.caption(_("{explainer}, {n} rows").format(explainer=series.label, n=f"{len(x):,}"))
+    st.caption(_("{explainer}, {n} rows").format(explainer=plain(series.label), n=f"{len(x):,}"))
     left, right = st.columns(2, gap="large")
     with left:
         charts.draw(

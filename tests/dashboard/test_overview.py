@@ -67,6 +67,13 @@ def test_what_was_not_tested_stands_beside_what_was(home, audited_home, opened):
     assert row["not_tested"].endswith(" more checks")
 
 
+def test_many_families_that_were_not_tested_are_few_words(home, opened):
+    home.coins("one", PASSES)
+    row = rows(opened())["one"]
+    assert row["tested"] == "toy 1/2"
+    assert row["not_tested"] == "all families but toy, 1 more check"
+
+
 def test_a_damaged_run_names_its_file_and_the_others_stay(home, opened):
     report = home.coins("good", PASSES)
     for name, file, text in (
@@ -84,6 +91,7 @@ def test_a_damaged_run_names_its_file_and_the_others_stay(home, opened):
     assert found == {"good": "✓ Passed"} | dict.fromkeys(
         ("cut", "torn", "gone", "stranger"), "! Damaged run: no verdict"
     )
+    assert not [row for row in rows(app).values() if row["verdict"].startswith("!") and row["pass"] == 1]
     (said,) = (error.value.replace("\\", "").replace("- ", "") for error in app.error)
     assert "cut: findings.jsonl holds 0 bytes instead of" in said
     assert "torn: manifest.json cannot be read" in said
