@@ -43,8 +43,15 @@ def model_of(models: list[str]) -> str:
     return str(links.select("model", _("Model"), models))
 
 
-def place(name: str, label: str, low: float, high: float, default: float, step: float, *, told: str = "") -> float:
-    """A place on a scale that the address holds; what it is without the reader's doing stays out of the address."""
+def place(
+    name: str, label: str, low: float, high: float, default: float, step: float, *, told: str = "", whole: bool = False
+) -> float:
+    """A place on a scale that the address holds; what it is without the reader's doing stays out of the address.
+
+    Args:
+        told: on hover.
+        whole: write it without decimals.
+    """
     try:
         given = min(high, max(low, float(links.asked(name) or default)))
     except ValueError:
@@ -56,7 +63,9 @@ def place(name: str, label: str, low: float, high: float, default: float, step: 
         chosen = st.session_state[key]
         links.note(**{name: f"{chosen:g}" if chosen != default else None})
 
-    st.slider(label, low, high, step=step, key=key, on_change=changed, help=told or None)
+    st.slider(
+        label, low, high, step=step, key=key, on_change=changed, help=told or None, format="%d" if whole else None
+    )
     return given
 
 

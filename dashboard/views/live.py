@@ -46,6 +46,8 @@ MOST = 4
 """Explainers side by side."""
 MOST_CLASSES = 10
 """Classes whose probabilities are drawn."""
+COLUMNS = 8
+"""Of a row that is edited, side by side."""
 ALLOWED = (10, SECONDS, 120, 600)
 """Seconds that an answer may take."""
 SUFFIXES = {
@@ -208,7 +210,7 @@ def _middle(field: Field) -> Any:
 
 
 def _editor(card: ModelCard, cells: Mapping[str, Any], key: str) -> pd.DataFrame:
-    """The row as a table of one row, with the columns' units and what is valid."""
+    """The row in lines of a few columns, each with its unit and what is valid."""
     import pandas as pd
 
     options: dict[str, Any] = {}
@@ -219,11 +221,16 @@ def _editor(card: ModelCard, cells: Mapping[str, Any], key: str) -> pd.DataFrame
         else:
             low, high = field.bounds or (None, None)
             options[field.name] = st.column_config.NumberColumn(name, min_value=low, max_value=high, format="%.6g")
-    frame = pd.DataFrame([dict(cells)], columns=[field.name for field in card.spec.fields])
-    for field in card.spec.fields:
-        if field.kind != "category":
-            frame[field.name] = frame[field.name].astype(float)
-    return st.data_editor(frame, column_config=options, hide_index=True, key=key, num_rows="fixed")
+    parts = []
+    for start in range(0, len(card.spec.fields), COLUMNS):
+        part = card.spec.fields[start : start + COLUMNS]
+        frame = pd.DataFrame([{field.name: cells[field.name] for field in part}])
+        numbers = [field.name for field in part if field.kind != "category"]
+        frame[numbers] = frame[numbers].astype(float)
+        parts.append(
+            st.data_editor(frame, column_config=options, hide_index=True, key=f"{key}-{start}", num_rows="fixed")
+        )
+    return pd.concat(parts, axis=1)
 
 
 def _csv(card: ModelCard, frame: pd.DataFrame) -> bytes:
@@ -366,7 +373,11 @@ def _bounded(card: ModelCard, name: str, attack: type[Attack], columns: Any) -> 
             else ("max_edits", _("Words that may change"), 20)
         )
         with columns[1]:
-            count = int(choosing.place("most", label, 1.0, float(most), float(min(most, 3)), 1.0)) if most > 1 else 1
+            count = (
+                int(choosing.place("most", label, 1.0, float(most), float(min(most, 3)), 1.0, whole=True))
+                if most > 1
+                else 1
+            )
         return {name: {parameter: count}}, None, None
     norms = [norm for norm in ("linf", "l2", "l1") if norm in attack.norms]
     with columns[0]:

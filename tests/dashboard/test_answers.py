@@ -131,7 +131,7 @@ def test_an_attack_breaks_within_a_large_eps_and_not_within_none(ask) -> None:
 
 
 def test_words_and_columns_are_attacked_within_their_own_bounds(ask) -> None:
-    text = {"text": "wonderful acting"}
+    text = {"text": "wonderful boring"}
     found, out = ask("attack", "mood", text, attack={"character_edits": {"max_edits": 2, "max_share": 1.0}})
     assert found["broken"]
     assert Evidence(out / found["example"]).meta["units"] == "characters"

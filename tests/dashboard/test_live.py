@@ -121,12 +121,12 @@ def test_a_text_is_typed_and_attacked(page) -> None:
     app = page(model="mood@1")
     assert [box.label for box in app.text_area] == ["Text"]
     assert not app.error
-    app.text_area[0].set_value("wonderful acting").run()
-    assert said(app).startswith("predicted positive")
+    app.text_area[0].set_value("wonderful boring").run()
+    before = re.match(r"predicted (\w+)", said(app))[1]  # type: ignore[index]
     assert 'class="shaded"' in html(app)
     app.selectbox(key="choice-attack").set_value("character_edits").run()
     assert app.slider(key="place-most").label == "Words that may change"
-    assert "broken: positive → negative" in said(app)
+    assert f"broken: {before} → " in said(app)
     again = page(model="mood@1", text="awful boring plot")
     assert said(again).startswith("predicted negative")
 
