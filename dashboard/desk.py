@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,18 +46,14 @@ Reply = Answered | WorkerFailed | UserError
 
 
 class Desk:
-    """A worker and its answers, for one session; both go when the session does."""
+    """A worker and its answers, for one session; both go when the session does, with the `folder` of its files."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="assay-live-", ignore_cleanup_errors=True)
+        self.folder = Path(tempfile.mkdtemp(prefix="assay-live-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.worker = Worker(TARGET, seconds=SECONDS)
         self._replies: OrderedDict[str, Reply] = OrderedDict()
         self._count = 0
-
-    @property
-    def folder(self) -> Path:
-        """For files that a request names."""
-        return Path(self._folder.name)
 
     def known(self, request: Mapping[str, Any]) -> Reply | None:
         """What was answered to this very request before."""

@@ -299,7 +299,7 @@ def _probabilities(card: ModelCard, facts: Mapping[str, Any]) -> None:
         charts.draw(_bars(shares[:MOST_CLASSES]), told, key="probabilities")
 
 
-def _bars(shares: Sequence[tuple[str, float]]) -> alt.LayerChart:
+def _bars(shares: Sequence[tuple[str, float]]) -> alt.LayerChart | alt.FacetChart:
     import altair as alt
     import pandas as pd
 

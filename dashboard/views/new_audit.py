@@ -316,7 +316,6 @@ def _unfit(plan: Plan, cards: Sequence[ModelCard]) -> Iterator[str]:
             continue
         absent = sorted(step.check.requirements() - set(card.capabilities) - {Capability.TRAIN_DATA})
         if card.task not in step.check.tasks:
-            absent = [card.task]
             yield _("{step} will be not applicable: it is not for {task}.").format(step=step.name, task=_(card.task))
         elif absent:
             yield _("{step} will be not applicable: the model does not offer {needed}.").format(

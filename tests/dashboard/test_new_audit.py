@@ -182,7 +182,7 @@ def test_an_audit_is_started_followed_and_lands_on_its_run(page, models: Path) -
     assert again.subheader[0].value == "✓ finished"
     assert list(again.dataframe[0].value["state"]) == ["✓ done", "✗ error"]
     assert "declares no bounds" in again.dataframe[0].value["said"][1]
-    assert "quick · iris" in str(page().get("page_link"))
+    assert "quick · iris" in page().get("page_link")[0].proto.label
 
 
 def test_one_that_never_came_to_run_shows_what_it_printed(page, models: Path) -> None:
