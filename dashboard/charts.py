@@ -553,8 +553,12 @@ def histogram(
 
 
 def percent(share: float) -> str:
-    """A share as a reader reads it in a cell: ``73 %``, and a rare one with a decimal."""
-    return f"{100 * share:.1f} %" if 0 < share < 0.01 or 0.99 < share < 1 else f"{100 * share:.0f} %"
+    """A share as a reader reads it in a cell: ``73 %``; with as many decimals as keep what is short of all from being called all."""
+    for digits in range(5):
+        written = f"{100 * share:.{digits}f}"
+        if float(written) not in (0.0, 100.0) or float(written) == 100 * share:
+            return f"{written} %"
+    return "< 0.0001 %" if share < 0.5 else "> 99.9999 %"
 
 
 def signed(value: float) -> str:

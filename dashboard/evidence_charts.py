@@ -67,12 +67,13 @@ def curve(
             alt.Tooltip("low:Q", title=_("from"), format=".4~g"),
             alt.Tooltip("high:Q", title=_("to"), format=".4~g"),
         ]
+    pointed = len(frame) <= 40 * len(names)
     encoded = {
         "color": alt.Color("series:N", scale=looks["color"], legend=legend),
-        "strokeDash": alt.StrokeDash("series:N", scale=looks["strokeDash"], legend=legend),
+        "strokeDash": alt.StrokeDash("series:N", scale=looks["strokeDash"], legend=None if pointed else legend),
     }
     layers.append(base.mark_line(strokeWidth=2).encode(x=x, y=y, **encoded))
-    if len(frame) <= 40 * len(names):
+    if pointed:
         shape = alt.Shape("series:N", scale=looks["shape"], legend=legend)
         color = alt.Color("series:N", scale=looks["color"], legend=legend)
         layers.append(base.mark_point(filled=True, size=45).encode(x=x, y=y, color=color, shape=shape, tooltip=tips))

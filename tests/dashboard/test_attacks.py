@@ -40,6 +40,8 @@ checks:
   - robustness.gradient_masking: {attack: {pgd: {steps: 3}}, eps: 1, samples: 20, queries: 20, transfer: false}
   - robustness.certified_bounds: {norm: linf, eps: 0.05, methods: [ibp], samples: 40}
   - robustness.corruptions: {families: [noise], severities: [1, 5], samples: 20, keep: 2}
+  - robustness.backdoor: {methods: [trigger_search], restarts: 2, updates: 3, samples: 40}
+  - robustness.extraction: {budgets: [20, 40], epochs: 1}
 """
 OTHER = "name: other\nmodel: toy\ndata: {source: given}\nseed: 3\nchecks:\n  - robustness.evasion: {attacks: [ATTACK], MORE samples: 12}\n"
 
@@ -315,6 +317,15 @@ def test_corruptions_by_severity(there, opened):
     }
     for name, value in accuracy.items():
         assert 1 - (of[name, "1"] + of[name, "5"]) / 2 == pytest.approx(value)
+
+
+def test_triggers_and_the_stolen_copy(there, opened):
+    app = opened("attacks", run="images", part="others")
+    assert len(app.get("image")) == 10
+    (rows, *_more) = charts(app)["Fidelity of a stolen copy"]
+    assert {row["x"] for row in rows} == {20, 40}
+    measured_fidelity = next(n for n in numbers(there) if n.metric == "fidelity" and not n.dims)
+    assert measured_fidelity.value in [row["y"] for row in rows]
 
 
 def test_damaged_evidence_is_named_and_the_others_still_show(there, tmp_path, monkeypatch, opened):

@@ -124,7 +124,7 @@ def test_shares_in_cells_are_written_out():
     assert [row["shown"] for row in rows] == ["12 %", "0.4 %", "100 %"]
 
 
-@pytest.mark.parametrize("value", [0.0, 0.995, 1.0, 0.5])
+@pytest.mark.parametrize("value", [0.0, 0.995, 0.9996, 0.99999999, 1e-9, 1.0, 0.5])
 def test_no_share_short_of_all_is_called_all(value):
     assert (charts.percent(value) == "100 %") == (value == 1.0)
     assert (charts.percent(value) == "0 %") == (value == 0.0)
