@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import streamlit as st
 
 from audit.finding import Finding
+from audit.language import speaking, spoken
 from audit.numbers import show_seconds
 from audit.report import render, renderer
 from audit.report._coverage import HEADINGS
@@ -109,7 +110,13 @@ def _downloads(view: RunView) -> None:
 
 
 def _rendered(form: str, view: RunView) -> Callable[[], str]:
-    return lambda: render(form, view.run)
+    language = spoken()  # the report is made when it is asked for, in a thread that has heard of no language
+
+    def text() -> str:
+        with speaking(language):
+            return render(form, view.run)
+
+    return text
 
 
 def _zipped(view: RunView) -> bytes:
@@ -207,8 +214,8 @@ def _grid_rows(grid: Grid) -> list[dict[str, str]]:
 
 
 def _said(cell: Cell, *, interval: bool = False) -> str:
-    parts = [cell.value, cell.interval if interval else "", status_sign(cell.status) if cell.status else ""]
-    return " · ".join(part for part in parts if part)
+    value = f"{cell.value} ({cell.interval})" if interval and cell.interval else cell.value
+    return f"{value} · {status_sign(cell.status)}" if cell.status else value
 
 
 def _evidence(view: RunView) -> None:
@@ -227,7 +234,7 @@ def _manifest(view: RunView) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader(_("Scenario as it was run"))
-        st.code(view.scenario_text, language="yaml")
+        st.code(view.scenario_text, language="yaml", wrap_lines=True)
         if view.waivers:
             st.subheader(_("Waivers"))
             st.html(

@@ -130,6 +130,8 @@ def test_the_downloads_are_the_reports(audited_home, opened, monkeypatch):
     assert set(offered) == {f"download-{form}" for form in ("html", "json", "junit", "sarif", "markdown", "evidence")}
     assert json.loads(offered["download-json"][0]())["name"] == "a-long"
     assert offered["download-html"][1]["file_name"] == "a-long.html"
+    opened("run", run="a-long", lang="zh_CN")
+    assert '<html lang="zh' in offered["download-html"][0]()
     with zipfile.ZipFile(io.BytesIO(offered["download-evidence"][0]())) as archive:
         names = archive.namelist()
     assert "findings.jsonl" in names
