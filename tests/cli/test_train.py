@@ -63,8 +63,9 @@ def test_a_file_becomes_a_registered_model(
     assert "caution: delta=0.003 is above 1/n" in told.err
     assert (folder / "privacy.json").exists()
     audited = audit(*after.removeprefix("next: audit ").split())
-    assert "privacy.dp_accounting/excess <= 0" in audited.out
-    assert audited.code == 0, audited.out
+    assert "pass: privacy.dp_accounting/excess <= 0" in audited.out
+    assert "fail: privacy.dp_accounting/violations == 0: 1" in audited.out, "the delta"
+    assert audited.code == 1, audited.out
 
 
 def test_a_mistake_is_told_with_its_line(audit: Callable[..., Any], file: Path) -> None:

@@ -23,6 +23,8 @@ _REFUTES = (
 """Cautions that take the ground from under a recomputed epsilon altogether."""
 _DECIDED = (*_REFUTES, "sampler_shuffle")
 """Cautions that leave no doubt: of shuffled batches the recomputed epsilon is a bound as it is."""
+_EMPTY = "delta_above_1_over_n"
+"""The caution that the claim, true or not, protects nobody."""
 
 
 class DpAccounting(Check):
@@ -31,7 +33,8 @@ class DpAccounting(Check):
     The record says what was done: sampling rate, noise multiplier and steps of every stretch, the sampler, the number of
     examples, and, where it was kept, the size of every batch, which an exact binomial test holds against the sampling rate.
     ``epsilon`` is the smallest bound that the accountants prove; ``excess`` is that epsilon minus the claim; ``violations``
-    counts what in the record contradicts its own accounting. Where hyper-parameters were chosen among several trainings,
+    counts what in the record contradicts its own accounting, and a delta above one over the number of examples, at which publishing
+    one of them outright would pass. Where hyper-parameters were chosen among several trainings,
     ``epsilon[accountant=tuned]`` counts the choice. Shuffled batches are bounded as if their order were known, one Gaussian
     mechanism an epoch: a claim below that, made as for Poisson samples, is a violation, and undecided.
 
@@ -89,7 +92,7 @@ class DpAccounting(Check):
             )
         yield Measurement(
             metric="violations",
-            estimate=Exact(value=sum(c.understates for c in found.cautions) + unbounded),
+            estimate=Exact(value=sum(c.understates or c.code == _EMPTY for c in found.cautions) + unbounded),
             cautions=cautions,
             voids=voids,
         )

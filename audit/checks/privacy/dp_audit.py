@@ -78,7 +78,7 @@ class DpAudit(Check):
     and ``included``, put into the training by a fair coin each; their score is the model's loss."""
     claim: ClaimedBudget | None = None
     """The claim to hold it against, instead of the record's own."""
-    guesses: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.1, 0.4, 1.0)
+    guesses: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.1, 0.4, 0.8, 1.0)
     """Shares of the canaries that are guessed about, declared before: few where only the clearest can be told, all where everything
     can."""
     choose: Literal["declared", "half"] = "declared"

@@ -67,6 +67,7 @@ def verdicts(tmp_path: Path, told: dict[str, Any]) -> dict[str, str]:
     [
         ({"claim": {"epsilon": 0.9, "delta": 1e-5}}, {"excess": "pass", "violations": "pass"}),
         ({"claim": {"epsilon": 0.5, "delta": 1e-5}}, {"excess": "fail", "violations": "pass"}),
+        ({"claim": {"epsilon": 0.9, "delta": 1e-3}, "delta": 1e-3}, {"excess": "pass", "violations": "fail"}),
         ({"claim": {"epsilon": 0.9, "delta": 1e-5}, "sampler": "shuffle"}, {"excess": "inconclusive", "violations": "fail"}),
         ({"claim": {"epsilon": 0.5, "delta": 1e-5}, "sampler": "shuffle"}, {"excess": "inconclusive", "violations": "fail"}),
         ({"claim": {"epsilon": 0.9, "delta": 1e-5}, "noise": "reproducible"}, {"excess": "void", "violations": "fail"}),

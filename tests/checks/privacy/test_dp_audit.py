@@ -85,6 +85,16 @@ def test_too_few_canaries_decide_nothing(tmp_path: Path, m: int, epsilon: float)
     assert found["ceiling"].estimate.interval()[0] < epsilon
 
 
+def test_canaries_that_few_steps_saw_do_not_hide_a_training_without_noise(tmp_path: Path) -> None:
+    told = ledger(shift=20, m=400, epsilon=3.8)
+    for i in range(0, 400, 20):
+        told["canaries"]["scores"][i] = 10.0
+    assert bound(measure(tmp_path, told), "excess").value > 0
+    assert bound(measure(tmp_path, told, guesses=(0.1, 0.4, 1.0)), "excess").value < 0, (
+        "all of them, or too few, are not enough"
+    )
+
+
 def test_the_bound_is_the_theorem_at_a_corrected_level(tmp_path: Path) -> None:
     found = measure(tmp_path, ledger(shift=20), guesses=(0.1, 1.0))
     level = 1 - 0.05 / 2
