@@ -52,6 +52,7 @@ benchmark: $(VENV)/.installed-peers
 	$(BIN)/python benchmarks/robustness.py
 	$(BIN)/python benchmarks/explanation.py
 	$(BIN)/python benchmarks/privacy.py
+	$(BIN)/python benchmarks/dashboard.py
 
 strength: $(VENV)/.installed-peers
 	$(BIN)/python benchmarks/strength.py
