@@ -27,7 +27,7 @@ COLUMNS = 3
 UPLOAD, AS_WRITTEN = "~upload", "~written"
 """Choices that are no file and no model."""
 WATCHED = "_watched"
-"""Audits that this session saw running: when one ends, its run page opens."""
+"""Audits that this session started or saw running: when one ends, its run page opens."""
 SIGNS = {"starting": "…", "running": "▶", "finished": "✓", "interrupted": "■", "failed": "✗"}
 ENDED = {"completed": "✓", "error": "✗", "not_applicable": "–"}
 SHOWN = 8
@@ -289,6 +289,7 @@ def _judged(text: str, cards: Sequence[ModelCard]) -> None:
     possible = not missing and (plan.gated or explore)
     if st.button(_("Start the audit"), type="primary", disabled=not possible, icon=":material/play_arrow:"):
         one = audits.start(stored.home(), text, explore=explore)
+        st.session_state.setdefault(WATCHED, set()).add(one.name)
         links.go("new_audit", audit=one.name)
 
 
