@@ -146,7 +146,14 @@ class _Given:
         return None
 
     def open(self, ref: str) -> AuditedModel:
-        return self._models[ref]
+        from audit.model import AuditedModel
+
+        given = self._models[ref]
+        if not isinstance(given, AuditedModel):
+            raise UserError(
+                f"model '{ref}' is a {type(given).__name__}: wrap it in an audit.AuditedModel, or register its file by `audit model add`"
+            )
+        return given
 
     def members(self, card: ModelCard) -> frozenset[str] | None:
         return None

@@ -271,3 +271,9 @@ def test_runs_that_start_in_the_same_second_get_a_folder_each(tmp_path: Path, mo
     monkeypatch.setattr("audit.engine.datetime.datetime", Stopped)
     names = [go(scenario(GATED), tmp_path).path.name for _ in range(3)]
     assert names == ["20260102-030405-coins", "20260102-030405-coins-2", "20260102-030405-coins-3"]
+
+
+def test_a_model_that_is_not_wrapped_is_refused_in_one_line(tmp_path: Path) -> None:
+    raw: Any = {"toy": object()}
+    with pytest.raises(UserError, match="model 'toy' is a object: wrap it"):
+        run(parse(scenario(GATED)), home=tmp_path, models=raw, data=DATA)
