@@ -26,7 +26,7 @@ def show(view: RunView) -> None:
     st.html(
         f'<section class="verdict {verdict.status}" aria-label="{escape(_("Verdict"))}">'
         f'<div class="sign" aria-hidden="true">{escape(STATUS[verdict.status].icon)}</div>'
-        f'<div class="said"><p class="word">{escape(_(verdict.headline))}</p><p class="sentence">{escape(said)}.</p>'
+        f'<div class="said"><p class="word">{escape(_(verdict.headline))}</p><p class="sentence">{escape(_("{sentence}.").format(sentence=said))}</p>'
         f"{_absent(view)}{_reasons(view.gates)}</div>{_counts(view)}</section>"
     )
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 CHROMIUM = Path("/usr/bin/chromium")
-PATIENCE = 60_000
+PATIENCE = 120_000
 """Milliseconds that a page may take: machines are busy."""
 STARTING = 120
 """Seconds that the server may take."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,3 +137,17 @@ def opened() -> Opened:
         return app
 
     return open_
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Where a test of a page in a browser fails, keep what was seen."""
+    report = yield
+    page = getattr(item, "funcargs", {}).get("page")
+    if report.when == "call" and report.failed and hasattr(page, "screenshot"):
+        folder = Path(tempfile.gettempdir()) / "dashboard-failures"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{re.sub(r'[^a-z0-9]+', '-', item.name)}.png"
+        page.screenshot(path=str(path))
+        report.sections.append(("What the page showed", f"{page.url}\n{path}"))
+    return report

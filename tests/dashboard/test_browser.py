@@ -2,94 +2,83 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
-import subprocess
+import shutil
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import browsing
 import pytest
+import registered
+from browsing import PATIENCE, opened, settled
+from toys import audited, digits, trained_cnn
 
-CHROMIUM = Path("/usr/bin/chromium")
-pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-if not CHROMIUM.exists():
-    pytest.skip("chromium is not installed (Debian: apt install chromium)", allow_module_level=True)
+if lacking := browsing.missing():
+    pytest.skip(lacking, allow_module_level=True)
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, Page, expect
 
-PATIENCE = 60_000
-"""Milliseconds: test machines are busy."""
 HEADER, ROW = 36, 66
 """Pixels of a table's heading and of its rows."""
+EXPLAINED = """\
+name: explained
+model: reader
+data: {source: given}
+checks:
+  - explanation.faithfulness: {explainer: saliency, samples: 8}
+    require: {deletion_gain: "> -1"}
+"""
+ROWS_AT_HAND = """\
+name: look
+model: digits
+data: {source: sklearn.digits, limit: 40}
+checks:
+  - performance.classification: {}
+"""
+expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
-def server(made) -> Iterator[str]:
-    """``audit dashboard`` on the home with two versions of a digit reader."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-c",
-        "from audit.cli import main; main()",
-        "dashboard",
-        "--home",
-        str(made.path),
-        "--port",
-        str(port),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as process:
-        address = f"http://127.0.0.1:{port}"
-        try:
-            _wait(f"{address}/_stcore/health", process)
-            yield address
-        finally:
-            process.terminate()
-            process.wait(30)
+def home(made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home with the runs of two versions of a digit reader, and with models to be asked."""
+    folder = tmp_path_factory.mktemp("browsed")
+    found = registered.make(folder)
+    shutil.copytree(made.runs, found / "runs")
+    model = audited(trained_cnn(4), (1, 8, 8), 10, bounds=(0.0, 16.0), name="reader")
+    type(made)(found).go(EXPLAINED, {"reader": model}, digits(60), "c-explained")
+    (found / "scenarios").mkdir()
+    (found / "scenarios" / "look.yaml").write_text(ROWS_AT_HAND)
+    yield found
+    sys.path.remove(str(folder))
 
 
-def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 120
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.3)
-    raise AssertionError("the server did not start")
+@pytest.fixture(scope="module")
+def server(home: Path) -> Iterator[str]:
+    """``audit dashboard`` on that home."""
+    with browsing.serving(home, home.parent, Path(registered.__file__).parent) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium without a window."""
-    with sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+    with browsing.chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page; what it asks of other machines is kept in `asked`."""
-    context = browser.new_context(viewport={"width": 1280, "height": 1600})
-    context.set_default_timeout(PATIENCE)
-    expect.set_options(timeout=PATIENCE)
-    found = context.new_page()
-    found.asked = []  # type: ignore[attr-defined]
-    found.on("request", lambda request: _note(found, request.url))
-    yield found
-    context.close()
+    """A page; what it asks of other machines is kept in `asked`. Where a test fails, its picture is kept: see ``conftest.py``."""
+    with opened(browser) as found:
+        found.asked = []  # type: ignore[attr-defined]
+        found.on("request", lambda request: _note(found, request.url))
+        yield found
 
 
 def _note(page: Any, url: str) -> None:
-    if not re.match(r"(https?|wss?)://127\.0\.0\.1[:/]|data:|blob:", url):
+    if browsing.foreign(url):
         page.asked.append(url)
 
 
@@ -100,51 +89,101 @@ def choose_row(page: Page, row: int, table: int = 0) -> None:
     grid.click(position={"x": 16, "y": HEADER + ROW * row + ROW // 2})
 
 
-def settled(page: Page) -> None:
-    """Wait until the script has run; nothing broke."""
-    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
+def sound(page: Page) -> None:
+    """The script has run, and nothing broke."""
+    settled(page)
     expect(page.get_by_test_id("stException")).to_have_count(0)
 
 
 def test_from_the_overview_to_the_evidence_in_three_clicks(server: str, page: Page, tmp_path: Path) -> None:
     page.goto(server)
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
-    settled(page)
-    choose_row(page, 0)
+    sound(page)
+    choose_row(page, 1)
     page.wait_for_url(re.compile(r"/run\?run=b-short"))
     expect(page.locator(".verdict .word")).to_be_visible()
-    settled(page)
+    sound(page)
     choose_row(page, 0)
     page.wait_for_url(re.compile(r"finding="))
     opened = page.locator("h3.opened")
     expect(opened).to_be_visible()
-    settled(page)
+    sound(page)
     address = page.url
     picture = page.screenshot(path=str(tmp_path / "run.png"), full_page=True)
     assert len(picture) > 20_000
     said = opened.inner_text()
     page.goto(address)  # the same address opens the same view
     expect(page.locator("h3.opened")).to_have_text(said)
-    settled(page)
+    sound(page)
     assert page.asked == [], "nothing is fetched from another machine"  # type: ignore[attr-defined]
+
+
+def test_from_the_overview_to_a_saliency_map_in_three_clicks(server: str, page: Page) -> None:
+    page.goto(server)
+    page.get_by_test_id("stDataFrame").first.wait_for()
+    sound(page)
+    choose_row(page, 0)
+    page.wait_for_url(re.compile(r"/run\?run=c-explained"))
+    sound(page)
+    choose_row(page, 0)
+    page.wait_for_url(re.compile(r"finding=explanation.faithfulness"))
+    sound(page)
+    page.get_by_role("link", name=re.compile("attributions")).first.click()
+    page.wait_for_url(re.compile(r"/saliency\?.*run=c-explained"))
+    expect(page.get_by_role("heading", name="Saliency explorer")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"true \d, predicted \d"))).to_be_visible()
+    sound(page)
+    maps = page.locator("figure:has-text('saliency') img")
+    expect(maps.first).to_be_visible()
+    assert colours_of(maps.first) > 3, "a map has more to say than one colour"
+    assert page.asked == []  # type: ignore[attr-defined]
+
+
+def colours_of(picture: Any) -> int:
+    """How many colours the pixels of a picture have."""
+    found: int = picture.evaluate(
+        """e => {
+            const drawn = Object.assign(document.createElement("canvas"), {width: e.naturalWidth, height: e.naturalHeight});
+            const context = drawn.getContext("2d");
+            context.drawImage(e, 0, 0);
+            const pixels = new Uint32Array(context.getImageData(0, 0, drawn.width, drawn.height).data.buffer);
+            return new Set(pixels).size;
+        }"""
+    )
+    return found
+
+
+def test_from_the_overview_to_a_live_attack_in_three_clicks(server: str, page: Page) -> None:
+    page.goto(server)
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    sound(page)
+    page.get_by_role("link", name="Explore live").click()
+    expect(page.get_by_role("heading", name="Explore live")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"true \d, predicted \d"))).to_be_visible()
+    sound(page)
+    page.get_by_label("Attack", exact=True).click()
+    page.get_by_role("option", name="apgd_ce", exact=True).click()
+    said = page.get_by_text(re.compile(r"(broken: \d → \d|withstood: apgd_ce found no other answer than \d)"))
+    expect(said).to_be_visible()
+    page.goto(f"{server}/?{'&'.join(['page=live', 'attack=apgd_ce', 'eps_linf=8'])}")
+    expect(page.get_by_text(re.compile(r"broken: \d → \d"))).to_be_visible()
+    sound(page)
+    assert page.asked == []  # type: ignore[attr-defined]
 
 
 def test_gates_are_drawn_and_verdicts_have_their_colours(server: str, browser: Browser) -> None:
     """Light and dark differ, and neither loses the verdict."""
     papers = set()
     for scheme in ("light", "dark"):
-        context = browser.new_context(viewport={"width": 1280, "height": 1200}, color_scheme=scheme)
-        context.set_default_timeout(PATIENCE)
-        page = context.new_page()
-        page.goto(f"{server}/?page=run&run=a-long")
-        word = page.locator(".verdict .word")
-        expect(word).to_be_visible()
-        settled(page)
-        colour, paper = (word.evaluate(f"e => getComputedStyle(e).{name}") for name in ("color", "backgroundColor"))
-        ground = page.get_by_test_id("stApp").evaluate("e => getComputedStyle(e).backgroundColor")
-        papers.add(ground)
-        assert _contrast(colour, ground) >= 4.5, (scheme, colour, ground, paper)
-        context.close()
+        with opened(browser, scheme=scheme) as page:
+            page.goto(f"{server}/?page=run&run=a-long")
+            word = page.locator(".verdict .word")
+            expect(word).to_be_visible()
+            sound(page)
+            colour = word.evaluate("e => getComputedStyle(e).color")
+            ground = page.get_by_test_id("stApp").evaluate("e => getComputedStyle(e).backgroundColor")
+            papers.add(ground)
+            assert _contrast(colour, ground) >= 4.5, (scheme, colour, ground)
     assert len(papers) == 2
 
 
@@ -163,7 +202,7 @@ def _contrast(one: str, other: str) -> float:
 def test_streamlits_own_deploy_button_is_off_and_the_theme_can_be_chosen(server: str, page: Page) -> None:
     page.goto(server)
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
-    settled(page)
+    sound(page)
     expect(page.get_by_test_id("stAppDeployButton")).to_have_count(0)
     page.get_by_test_id("stMainMenu").click()
     page.get_by_test_id("stMainMenuItem-theme-Dark").click()
@@ -177,7 +216,7 @@ def test_the_language_follows_from_page_to_page(server: str, page: Page) -> None
     expect(page.get_by_role("heading", name="总览")).to_be_visible()
     page.get_by_test_id("stSidebarNavLink").nth(1).click()
     expect(page.locator(".verdict .word")).to_be_visible()
-    settled(page)
+    sound(page)
     assert "lang=zh_CN" in page.url
 
 
@@ -187,7 +226,7 @@ def test_nothing_is_wider_than_the_window(server: str, page: Page, width: int) -
     for address in ("/", "/?page=run&run=a-long&finding=robustness.evasion/robust_accuracy", "/?page=compare"):
         page.goto(server + address)
         page.get_by_test_id("stDataFrame").first.wait_for()
-        settled(page)
+        sound(page)
         main = page.get_by_test_id("stMain")
         assert main.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), address
         edge = main.evaluate("e => e.getBoundingClientRect().right")
