@@ -23,6 +23,8 @@ from dashboard.words import _, ngettext
 FAMILY = "explanation."
 MOST = 4
 """Explainers side by side."""
+MOST_ROWS = 1200
+"""Rows of a table that are drawn as points."""
 
 
 def show() -> None:
@@ -308,10 +310,15 @@ def _whole_table(maps: Maps, classes: Sequence[str]) -> None:
             )
             kept = series.columns["target"] == int(aim) if aim is not None else kept
         x, values = x[kept], values[kept]
-    cells = [series.reader.columns(row)[1] for row in x]
     names = series.reader.columns(x[0])[0]
+    taken = np.linspace(0, len(x) - 1, min(len(x), MOST_ROWS)).round().astype(int)
+    few, amounts = x[taken], values[taken]
+    cells = [series.reader.columns(row)[1] for row in few]
     label = _("contribution")
-    st.caption(_("{explainer}, {n} rows").format(explainer=plain(series.label), n=f"{len(x):,}"))
+    told = _("{explainer}, {n} rows").format(explainer=plain(series.label), n=f"{len(x):,}")
+    st.caption(
+        told + (_("; points are {n} of them, evenly taken").format(n=f"{len(few):,}") if len(few) < len(x) else "")
+    )
     left, right = st.columns(2, gap="large")
     with left:
         charts.draw(
@@ -323,7 +330,7 @@ def _whole_table(maps: Maps, classes: Sequence[str]) -> None:
         )
     with right:
         charts.draw(
-            charts.beeswarm(names, values, x, cells, title=_("Every row's contributions"), label=label),
+            charts.beeswarm(names, amounts, few, cells, title=_("Every row's contributions"), label=label),
             _("Good: high and low values lie on the sides where an expert expects them."),
             key="beeswarm",
         )
@@ -333,7 +340,7 @@ def _whole_table(maps: Maps, classes: Sequence[str]) -> None:
     categories = bool(series.fields and len(series.fields) == len(names) and series.fields[at].get("categories"))
     charts.draw(
         charts.dependence(
-            x[:, at], values[:, at], [row[at] for row in cells], categories=categories,
+            few[:, at], amounts[:, at], [row[at] for row in cells], categories=categories,
             title=_("How the contribution of {feature} depends on its value").format(feature=names[at]),
             x_label=str(feature), label=label,
         ),

@@ -400,6 +400,19 @@ def test_a_table_has_a_waterfall_bars_a_beeswarm_and_dependence(there, opened):
     assert {row["cell"] for row in points} == {"no", "yes"}
 
 
+def test_of_a_long_table_few_rows_are_points_and_all_count(there, opened, monkeypatch):
+    from dashboard.views import saliency
+
+    whole = charts(opened("saliency", run="table"))
+    monkeypatch.setattr(saliency, "MOST_ROWS", 5)
+    app = opened("saliency", run="table")
+    assert any("12 rows; points are 5 of them" in caption.value for caption in app.caption)
+    few = charts(app)
+    before, after = ([next(iter(chart["datasets"].values())) for chart in found[3:5]] for found in (whole, few))
+    assert after[0] == before[0]
+    assert (len(before[1]), len(after[1])) == (12 * 3, 5 * 3)
+
+
 # --- damage, speed, and what is not done --------------------------------------------------------------------------
 
 
