@@ -2,6 +2,8 @@
 # make test       install what the tests need and run them all
 # make check      format, lint, types, layers
 # make benchmark  side by side with the peers: seconds
+# make messages    bring the catalogues of other languages up to date, say what is left to translate
+# make screenshots docs/dashboard-*.png from the demo's own runs
 # make strength   side by side with the peers: who breaks what (hours)
 
 PYTHON ?= python3
@@ -9,7 +11,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test check format benchmark strength clean
+.PHONY: demo test check format messages screenshots benchmark strength clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/bin/python:
@@ -46,6 +48,15 @@ check: $(VENV)/.installed-test
 format: $(VENV)/.installed-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+messages: $(VENV)/.installed-test
+	$(BIN)/python -m audit.catalogues
+
+screenshots: $(VENV)/.installed-test
+	@tests/system_packages.sh
+	$(BIN)/audit demo
+	$(BIN)/audit demo --only privacy
+	OMP_NUM_THREADS=1 $(BIN)/python tests/screenshots.py
 
 benchmark: $(VENV)/.installed-peers
 	$(BIN)/python benchmarks/startup.py

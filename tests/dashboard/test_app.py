@@ -10,9 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from audit import language
-from audit.report._words import STATUS
-
 DASHBOARD = Path(__file__).parents[2] / "dashboard"
 WORKER = "answers.py"
 """What the worker process of the live page does; it imports what no page may."""
@@ -52,51 +49,6 @@ def test_the_language_is_chosen_in_the_sidebar_and_stays(home, opened):
 
 def test_an_unknown_language_is_english(home, opened):
     assert opened(lang="xx").title[0].value == "Overview"
-
-
-@pytest.mark.parametrize("code", [code for code in language.LANGUAGES if code != "en"])
-def test_a_catalogue_has_every_text_with_the_same_names_in_braces(code):
-    import string
-
-    from audit.catalogues.__main__ import catalogue, template
-
-    known = catalogue(code)
-    for message in template():
-        if not message.id:
-            continue
-        found = known.get(message.id)
-        assert found is not None, f"{message.id!r} is not in the catalogue: python -m audit.catalogues"
-        ids = message.id if isinstance(message.id, tuple) else (message.id,)
-        texts = found.string if isinstance(found.string, tuple) else (found.string,)
-        assert all(texts), f"{message.id!r} is not translated"
-        assert "fuzzy" not in found.flags, f"{message.id!r} is a guess"
-        names = {name for text in ids for _, name, _, _ in string.Formatter().parse(text) if name}
-        for text in texts:
-            assert {name for _, name, _, _ in string.Formatter().parse(text) if name} == names, message.id
-
-
-@pytest.mark.parametrize("code", [code for code in language.LANGUAGES if code != "en"])
-def test_what_is_read_is_what_is_written(code):
-    from audit.catalogues.__main__ import catalogue
-
-    with language.speaking(code):
-        for message in catalogue(code):
-            if message.id and isinstance(message.id, str):
-                assert language.gettext(message.id) == message.string
-
-
-def test_texts_are_found_wherever_they_are_called():
-    from audit.catalogues.__main__ import messages
-
-    source = """f'{_("inside")} {ngettext("one", "many", n)}'; _(name); other("no"); _("out" "side")"""
-    assert set(messages(source)) == {"inside", ("one", "many"), "outside"}
-
-
-def test_every_status_is_a_word_in_every_language():
-    with language.speaking("zh_CN"):
-        words = {language.gettext(status.word) for status in STATUS.values()}
-    assert len(words) == len(STATUS)
-    assert not words & {status.word for status in STATUS.values()}
 
 
 @pytest.mark.parametrize("path", sorted(DASHBOARD.rglob("*.py")), ids=lambda path: path.name)

@@ -1,0 +1,120 @@
+"""Words: every text of the catalogues is translated, nothing in braces is lost, and every page speaks the reader's language."""
+
+from __future__ import annotations
+
+import re
+import string
+
+import pytest
+
+from audit import language
+from audit.catalogues.__main__ import catalogue, messages, messages_of_template, template
+from audit.parameters import UserError
+from audit.report._words import STATUS
+
+OTHERS = [code for code in language.LANGUAGES if code != "en"]
+CHINESE = re.compile(r"[\u3400-\u9fff]")
+SPACED = re.compile(r"[\u3400-\u9fff][,:;?!]|[，。；：] |\s$|^\s")
+PAGES = ("overview", "run", "saliency", "attacks", "privacy", "compare", "models", "live", "new_audit")
+
+
+def names_in(text: str) -> set[str]:
+    """The names in braces."""
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+def texts_of(message) -> tuple[str, ...]:
+    return message.string if isinstance(message.string, tuple) else (message.string,)
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_a_catalogue_has_every_text_with_the_same_names_in_braces(code):
+    known = catalogue(code)
+    for message in template():
+        if not message.id:
+            continue
+        found = known.get(message.id)
+        assert found is not None, f"{message.id!r} is not in the catalogue: make messages"
+        ids = message.id if isinstance(message.id, tuple) else (message.id,)
+        assert all(texts_of(found)), f"{message.id!r} is not translated"
+        assert "fuzzy" not in found.flags, f"{message.id!r} is a guess"
+        for text in texts_of(found):
+            assert names_in(text) == set().union(*map(names_in, ids)), message.id
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_a_catalogue_holds_nothing_that_the_source_has_not(code):
+    known = {message.id for message in template()}
+    assert [message.id for message in catalogue(code) if message.id and message.id not in known] == []
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_what_is_read_is_what_is_written(code):
+    """The compiled file is the one beside it."""
+    with language.speaking(code):
+        for message in catalogue(code):
+            if message.id and isinstance(message.id, str):
+                assert language.gettext(message.id) == message.string
+
+
+def test_chinese_is_set_in_chinese():
+    """Full-width punctuation after Chinese characters, no spaces at the ends but where the English has them."""
+    for message in catalogue("zh_CN"):
+        if message.id and (isinstance(message.id, tuple) or message.id == message.id.strip(" ,;.")):
+            for text in texts_of(message):
+                assert not SPACED.search(text), text
+
+
+def test_terms_are_the_fields():
+    terms = {
+        "adversarial examples": "对抗样本", "attributions": "归因", "membership inference": "成员推断",
+        "robustness": "鲁棒性", "95 % interval": "95 % 置信区间", "Gates": "门限", "canaries": "金丝雀样本",
+        "clipping": "梯度裁剪", "white box (weights and gradients)": "白盒（权重与梯度）",
+    }  # fmt: skip
+    with language.speaking("zh_CN"):
+        assert {text: language.gettext(text) for text in terms} == terms
+
+
+def test_texts_are_found_wherever_they_are_called():
+    source = """f'{_("inside")} {ngettext("one", "many", n)}'; _(name); other("no"); _("out" "side")"""
+    assert set(messages(source)) == {"inside", ("one", "many"), "outside"}
+
+
+def test_texts_are_found_in_templates():
+    source = """<b title="{{ _("named") }}">{{ _("{n} rows").format(n=3) }}{{ ngettext("one", "many", n) }}{{ _(name) }}</b>"""
+    assert set(messages_of_template(source)) == {"named", "{n} rows", ("one", "many")}
+
+
+def test_every_status_is_a_word_in_every_language():
+    with language.speaking("zh_CN"):
+        words = {language.gettext(status.word) for status in STATUS.values()}
+    assert len(words) == len(STATUS)
+    assert not words & {status.word for status in STATUS.values()}
+
+
+@pytest.mark.parametrize("written", ["zh", "zh_CN", "zh-CN", "ZH_cn"])
+def test_a_language_is_known_as_readers_write_it(written):
+    assert language.code_of(written) == "zh_CN"
+
+
+def test_an_unknown_language_is_refused():
+    with pytest.raises(UserError, match="no language 'fr'"):
+        language.code_of("fr")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_speaks_chinese(page, audited_home, opened):
+    """Headings, captions and labels; a run's own name and what checks say of it stay as they are."""
+    app = opened(page, fine=page != "new_audit", lang="zh_CN")  # whose first scenario names a model that is not here
+    said = [element.value for kind in (app.header, app.subheader, app.caption) for element in kind]
+    said += [element.label for kind in (app.selectbox, app.multiselect, app.text_input, app.slider) for element in kind]
+    english = [text for text in said if re.search("[a-z]{4}", text) and not CHINESE.search(text)]
+    assert english == []
+    assert any(CHINESE.search(text) for text in said)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_of_an_empty_home_speaks_chinese(page, home, opened):
+    app = opened(page, fine=page != "new_audit", lang="zh_CN")
+    said = [element.value for kind in (app.title, app.info, app.markdown) for element in kind]
+    assert any(CHINESE.search(text) for text in said)
