@@ -56,13 +56,14 @@ class Desk:
         self._count = 0
 
     def known(self, request: Mapping[str, Any]) -> Reply | None:
-        """What was answered to this very request before."""
-        return self._replies.get(_key(request))
+        """What was answered to this very request before, unless time ran out and there is more of it now."""
+        reply = self._replies.get(_key(request))
+        return None if self._has_more_time(reply) else reply
 
     def ask(self, request: Mapping[str, Any]) -> Reply:
         """The answer, or why there is none."""
         key = _key(request)
-        if key not in self._replies:
+        if key not in self._replies or self._has_more_time(self._replies[key]):
             self._count += 1
             folder = self.folder / str(self._count)
             try:
@@ -75,6 +76,9 @@ class Desk:
                     shutil.rmtree(oldest.folder, ignore_errors=True)
         self._replies.move_to_end(key)
         return self._replies[key]
+
+    def _has_more_time(self, reply: Reply | None) -> bool:
+        return isinstance(reply, WorkerFailed) and reply.why == "late" and self.worker.seconds > float(reply.said)
 
     def forget(self, request: Mapping[str, Any]) -> None:
         """Ask again next time."""
@@ -135,7 +139,7 @@ def _failure(reply: WorkerFailed | UserError) -> str:
         "memory": _("The memory did not suffice ({said}). Ask for less, or for an explainer or attack that takes less."),
         "ended": _("The process that ran the model ended ({said}). The next request starts a new one."),
         "broke": _("The model or what asked it broke: {said}"),
-    }[reply.why].format(seconds=f"{desk().worker.seconds:g}", said=reply.said)  # fmt: skip
+    }[reply.why].format(seconds=reply.said, said=reply.said)  # fmt: skip
 
 
 def _key(asked: Mapping[str, Any]) -> str:

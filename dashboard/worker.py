@@ -43,7 +43,7 @@ class WorkerFailed(Exception):
 
     Args:
         why: its time ran out, its memory did, the process ended, or the code raised.
-        said: what is known beside that, on one line.
+        said: what is known beside that, on one line; of time, how many seconds there were.
         log: the end of what the process printed.
     """
 
@@ -104,6 +104,7 @@ class _Process:
     """One life of a worker."""
 
     def __init__(self, target: str, memory: int | None) -> None:
+        self._seconds = STARTING
         self._ours, theirs = Pipe()
         self._log = tempfile.NamedTemporaryFile(prefix="assay-worker-")  # noqa: SIM115 - lives as long as the process
         command = [sys.executable, "-P", "-m", "dashboard.worker", str(theirs.fileno()), target, str(memory or "")]
@@ -122,6 +123,7 @@ class _Process:
         return self._popen.poll() is None
 
     def ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        self._seconds = seconds
         try:
             self._ours.send_bytes(json.dumps({"seconds": seconds, "request": request}).encode())
         except OSError:
@@ -131,7 +133,7 @@ class _Process:
     def _receive(self, seconds: float) -> dict[str, Any]:
         try:
             if not self._ours.poll(seconds):
-                raise WorkerFailed("late", "", self._printed())
+                raise WorkerFailed("late", f"{self._seconds:g}", self._printed())
             return dict(json.loads(self._ours.recv_bytes()))
         except (EOFError, OSError):
             raise self._failed() from None
@@ -143,7 +145,7 @@ class _Process:
         except subprocess.TimeoutExpired:
             return WorkerFailed("ended", "it closed its end of the line", self._printed())
         if code == -signal.SIGALRM:
-            return WorkerFailed("late", "", self._printed())
+            return WorkerFailed("late", f"{self._seconds:g}", self._printed())
         if code == -signal.SIGKILL:
             return WorkerFailed("memory", "signal SIGKILL", self._printed())
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

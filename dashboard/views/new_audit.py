@@ -386,14 +386,17 @@ def _state(one: Started) -> None:
     else:
         done, planned = len(progress.ended), len(progress.steps)
         now = progress.current if state == "running" else None
-        told = _("{done} of {planned} steps, {n} numbers").format(
-            done=done, planned=planned, n=f"{progress.measured:,}"
+        told = ", ".join(
+            (
+                _("{done} of {planned} steps").format(done=done, planned=planned),
+                ngettext("{n} number", "{n} numbers", progress.measured).format(n=f"{progress.measured:,}"),
+            )
         )
         st.progress(
             min(1.0, done / planned) if planned else 0.0,
             told + (_("; now {step}").format(step=plain(now)) if now else ""),
         )
-        _steps(progress, now)
+        _steps(progress, now, _("waiting") if state in ("starting", "running") else _("not reached"))
     if one.run_path.exists() and state != "starting":
         links.link(_("Open the run"), "run", icon=":material/fact_check:", run=one.name)
     if log := one.log():
@@ -401,7 +404,8 @@ def _state(one: Started) -> None:
             st.code(log, language=None)
 
 
-def _steps(progress: audits.Progress, now: str | None) -> None:
+def _steps(progress: audits.Progress, now: str | None, left: str) -> None:
+    """Every step and how it ended; `left` is said of those to come."""
     import pandas as pd
 
     words = {"completed": _("done"), "error": _("error"), "not_applicable": _("not applicable")}
@@ -413,7 +417,7 @@ def _steps(progress: audits.Progress, now: str | None) -> None:
             if outcome
             else f"▶ {_('running')}"
             if step == now
-            else _("waiting")
+            else left
         )
         rows.append({"step": step, "state": sign, "said": outcome.message if outcome else ""})
     columns = {

@@ -126,7 +126,7 @@ def test_a_request_that_never_ends_is_ended(quick: Worker, monkeypatch: pytest.M
     began = time.monotonic()
     with pytest.raises(WorkerFailed) as failed:
         quick.ask({"do": do})
-    assert failed.value.why == "late"
+    assert (failed.value.why, failed.value.said) == ("late", "0.4")
     assert time.monotonic() - began < 20
     assert gone(number)
 
