@@ -235,11 +235,8 @@ def tables(found: Sequence[Map], scene: Scene) -> None:
 def known_of(one: Map) -> list[tuple[str, str]]:
     """Score, base value, the explainer's own error, and every quality number with the check that measured it."""
     row = one.row
-    found = [
-        (_(name.replace("_", " ")), show(float(row[name])))
-        for name in ("score", "base_value", "error")
-        if name in row and np.ndim(row[name]) == 0
-    ]
+    names = {"score": _("score"), "base_value": _("base value"), "error": _("own error")}
+    found = [(said, show(float(row[name]))) for name, said in names.items() if name in row and np.ndim(row[name]) == 0]
     return found + [
         (f"{_(q.name)} · {q.check.removeprefix('explanation.')}", quality_text(q.name, q.value)) for q in one.quality
     ]

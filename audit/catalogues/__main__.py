@@ -6,6 +6,7 @@ import ast
 import datetime
 import sys
 from pathlib import Path
+from typing import get_args
 
 from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
@@ -14,6 +15,7 @@ from jinja2.ext import extract_from_ast
 
 from audit.finding import Severity
 from audit.language import CATALOGUES, DOMAIN, LANGUAGES
+from audit.model import FieldKind, OutputSpace, Task
 from audit.names import available
 from audit.report._coverage import HEADINGS
 from audit.report._evidence import KINDS
@@ -50,6 +52,9 @@ def vocabulary() -> list[str]:
         *ACCESS.values(),
         *GOALS.values(),
         *OUTCOMES,
+        *get_args(Task),
+        *get_args(FieldKind),
+        *get_args(OutputSpace),
         *SHOWN.values(),
         *HEADINGS.values(),
         *KINDS.values(),
