@@ -17,7 +17,7 @@ from audit.attacks import Attack
 from audit.checks.robustness._attack_list import built
 from audit.checks.robustness._attacked import Rows, run_attack
 from audit.checks.robustness._inputs import declared_bounds, require_inside
-from audit.cli.explain import _background, _of_source, _target
+from audit.cli.explain import background_rows, class_named, source_rows
 from audit.cli.explain_choice import chosen_explainers
 from audit.cli.explain_inputs import InputReader, Inputs, data_of
 from audit.cli.explain_session import Session, no_other
@@ -73,7 +73,7 @@ def _input(model: AuditedModel, source: AuditData | None, given: Mapping[str, An
     elif "file" in given:
         found = InputReader(model, resize=True, missing=True).read([Path(given["file"])])
     elif source is not None:
-        found = _of_source(source)
+        found = source_rows(source)
     else:
         raise UserError("there is no data to take a row from")
     place = int(given.get("row", 0))
@@ -106,8 +106,8 @@ def _explained(
 ) -> dict[str, Any]:
     """Prediction, and a map by each explainer; an explainer that cannot say why leaves the others theirs."""
     out = Path(request["out"])
-    background = _background(None, source, model, missing=False, seed=SEED) if source is not None else None
-    target = _target(request["target"], model) if request["target"] is not None else None
+    background = background_rows(None, source, model, missing=False, seed=SEED) if source is not None else None
+    target = class_named(request["target"], model) if request["target"] is not None else None
     plain = Session(model, request["model"], [], background, target, quality=False, seed=SEED)
     asked, _ = plain.explained(chosen, out / "scratch")
     said, facts = plain.said(chosen, asked, 0)

@@ -115,12 +115,12 @@ def explain(
     _refuse_unfit(opened, chosen, quality)
     reader = InputReader(opened, column=column, resize=resize, missing=missing)
     source = data_of(data, opened) if data is not None else None
-    found = _of_source(source) if source is not None else reader.read(inputs or (), text or ())
+    found = source_rows(source) if source is not None else reader.read(inputs or (), text or ())
     found = chosen_rows(found, rows, samples if samples or rows or source is None else _SAMPLES, seed)
-    others = _background(background, source, opened, missing, seed)
+    others = background_rows(background, source, opened, missing, seed)
     if quality and others is None:
         raise UserError("--quality puts background rows in the place of what it removes: give --background")
-    aim = _target(target, opened)
+    aim = class_named(target, opened)
     session = Session(opened, model, chosen, others, aim, quality, seed)
     try:
         session.run(found, out)
@@ -142,14 +142,15 @@ def _refuse_unfit(model: AuditedModel, chosen: Sequence[tuple[str, str, Explaine
         raise UserError(f"--quality is not measured for {model.task}")
 
 
-def _of_source(data: AuditData) -> Inputs:
+def source_rows(data: AuditData) -> Inputs:
+    """The test rows of a data source, as inputs."""
     from audit.cli.explain_inputs import Inputs
 
     names = tuple(f"row {i}" for i in range(len(data.test)))
     return Inputs(data.test, names, labelled=True, notes=(f"rows of {data.source}, numbered among its test rows",))
 
 
-def _background(
+def background_rows(
     text: str | None, source: AuditData | None, model: AuditedModel, missing: bool, seed: int
 ) -> Batch | None:
     """Rows that stand for "absent": those named, else those of the source that are not explained; None where there are none."""
@@ -167,7 +168,12 @@ def _background(
     return rows.take(shuffled(rows.ids, seed)[:_BACKGROUND])  # explainers take the first ones
 
 
-def _target(text: str | None, model: AuditedModel) -> int | None:
+def class_named(text: str | None, model: AuditedModel) -> int | None:
+    """The class that a name or an index stands for; None for None.
+
+    Raises:
+        UserError: there is no such class.
+    """
     from audit.names import unknown
 
     if text is None:
