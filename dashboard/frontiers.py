@@ -113,7 +113,7 @@ def _table(frontier: Frontier) -> None:
             _("steps"): f"{point.steps:,}" if point.steps is not None else "–",
         }
         for one in point.numbers:
-            if one.metric == "advantage":
+            if one.metric == "advantage" or one.fpr not in (None, *frontier.rates):
                 continue
             row[_named(one)] = _said(one)
         row[_("run")] = links.address("privacy", run=point.run) if point.run in runs else None  # type: ignore[assignment]

@@ -147,8 +147,8 @@ def _batches(record: TrainingRecord) -> None:
     """Sizes of the batches that were really drawn."""
     import numpy as np
 
-    if not record.batch_sizes:
-        return
+    if not record.batch_sizes or all(stretch.sampling_rate == 1 for stretch in record.stretches):
+        return  # nothing was sampled
     expected = record.stretches[0].sampling_rate * record.dataset_size
     sizes = np.asarray(record.batch_sizes, dtype=float)
     width = max(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import save_model
@@ -35,7 +37,7 @@ checks:
 LEDGER = TrainingRecord(
     stretches=(Stretch(sampling_rate=0.1, sigma=1.0, steps=10), Stretch(sampling_rate=0.1, sigma=1.0, steps=5)),
     dataset_size=1000, sampler="poisson", noise="entropy", claim=Claim(epsilon=3.0, delta=1e-5), clipping="flat", clipping_norm=1.0,
-    accountant="rdp", trials=4,
+    accountant="rdp", trials=4, batch_sizes=(*range(93, 108),),
 )  # fmt: skip
 
 
@@ -68,6 +70,17 @@ def here(filled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def html(app: Any) -> str:
     return "\n".join(element.proto.body for element in app.get("html"))
+
+
+def charts(app: Any) -> dict[str, list[list[dict[str, Any]]]]:
+    """Rows behind every chart by its title."""
+    found = {}
+    for element in app.get("vega_lite_chart"):
+        title = json.loads(element.proto.spec)["title"]
+        found[title] = [
+            pa.ipc.open_stream(one.data.data).read_pandas().to_dict("records") for one in element.proto.datasets
+        ]
+    return found
 
 
 def test_an_empty_registry_says_how_to_start(home, opened):
@@ -147,6 +160,8 @@ def test_recipe_and_ledger(here, opened):
     assert "<dd>4</dd>" in written, "trials"
     stretches = next(frame.value for frame in app.dataframe if "stretch" in frame.value)
     assert stretches["last step"].tolist() == [10, 15]
+    (sets,) = (one for title, one in charts(app).items() if title == "Sizes of the batches that were drawn")
+    assert sum(row["count"] for found in sets for row in found if "count" in row) == 15
     assert "No stored audit held this ledger" in " ".join(caption.value for caption in app.caption)
 
 
