@@ -45,7 +45,7 @@ def _reasons(gates: Sequence[Finding]) -> str:
     if not loud:
         return ""
     lines = "".join(
-        f'<li><span class="tone {f.status}">{escape(status_sign(f.status))}</span> <b>{escape(f.title or f.id)}</b>'
+        f'<li><span class="tone {f.status}">{escape(status_sign(f.status))}</span> <b>{escape(_(f.title or f.id))}</b>'
         f"{escape(f' ({part_of(f)})' if f.dims else '')}: {escape(f.message)}</li>"
         for f in loud[:REASONS]
     )

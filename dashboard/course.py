@@ -98,7 +98,7 @@ def _courses(runs: Sequence[RunSummary]) -> dict[str, Course]:
 
 def _title(finding: Finding) -> str:
     part = f" ({part_of(finding)})" if finding.dims else ""
-    return f"{finding.title or finding.check}{part}\n{finding.step}"
+    return f"{_(finding.title or finding.check)}{part}\n{finding.step}"
 
 
 def _spec(name: str, points: Course) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _spec(name: str, points: Course) -> dict[str, Any]:
     last = points[-1][2]
     gate = gate_of(last)
     title, step = name.split("\n")
-    label = textwrap.wrap(f"{last.title or last.metric}{f' ({last.unit})' if last.unit else ''}", 22)
+    label = textwrap.wrap(f"{_(last.title or last.metric or last.check)}{f' ({last.unit})' if last.unit else ''}", 22)
     drawn = deepcopy(_drawing(theme.mode(), spoken()))
     drawn["title"] = {
         "text": title,

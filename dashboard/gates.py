@@ -58,7 +58,7 @@ def _row(finding: Finding) -> dict[str, Any]:
     gate = gate_of(finding)
     return {
         "status": status_sign(finding.status),
-        "gate": (finding.title or finding.check) + (f" ({part_of(finding)})" if finding.dims else ""),
+        "gate": _(finding.title or finding.check) + (f" ({part_of(finding)})" if finding.dims else ""),
         "model": finding.model,
         "required": str(gate) if gate else finding.required or "–",
         "measured": said(finding),

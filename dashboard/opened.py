@@ -22,7 +22,7 @@ def show(view: RunView, finding: Finding) -> None:
     part = f" ({part_of(finding)})" if finding.dims else ""
     st.html(
         f'<h3 class="opened"><span class="tone {finding.status}">{escape(status_sign(finding.status))}</span> '
-        f"{escape((finding.title or finding.check) + part)}</h3>"
+        f"{escape(_(finding.title or finding.check) + part)}</h3>"
     )
     st.html(f"<p>{escape(finding.message)}</p>")
     left, right = st.columns(2, gap="large")

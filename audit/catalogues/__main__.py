@@ -16,7 +16,7 @@ from jinja2.ext import extract_from_ast
 from audit.finding import Severity
 from audit.language import CATALOGUES, DOMAIN, LANGUAGES
 from audit.model import FieldKind, OutputSpace, Task
-from audit.names import available
+from audit.names import available, resolve
 from audit.report._coverage import HEADINGS
 from audit.report._evidence import KINDS
 from audit.report._reconstructed import SHOWN
@@ -58,12 +58,15 @@ def vocabulary() -> list[str]:
         *SHOWN.values(),
         *HEADINGS.values(),
         *KINDS.values(),
-        *sorted({name.split(".")[0] for name in available("checks") if name.split(".")[0] in _own()}),
+        *sorted({name.split(".")[0] for name in _own()}),
+        *sorted({metric.title for name in _own() for metric in resolve("checks", name).metrics}),
     ]
 
 
-def _own() -> set[str]:
-    return {path.name for path in (CATALOGUES.parent / "checks").iterdir() if path.is_dir()}
+def _own() -> list[str]:
+    """Names of this package's checks, without those of other packages."""
+    families = {path.name for path in (CATALOGUES.parent / "checks").iterdir() if path.is_dir()}
+    return [name for name in available("checks") if name.split(".")[0] in families]
 
 
 def messages(source: str) -> list[Text]:

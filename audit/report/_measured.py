@@ -56,7 +56,7 @@ class Line:
 def lines(view: RunView) -> list[Line]:
     """Undivided numbers without a gate."""
     found = [
-        Line(f.step, f.title or f.metric or f.check, cell_of(f))
+        Line(f.step, _(f.title or f.metric or f.check), cell_of(f))
         for f in view.ungated
         if f.estimate is not None and not own_dims(f)
     ]
@@ -84,7 +84,7 @@ def grids(view: RunView) -> list[Grid]:
 def _parts(view: RunView) -> Iterable[tuple[str, dict[str, str], str, Cell]]:
     for f in view.findings:
         if f.estimate is not None and (dims := own_dims(f)):
-            yield f.step, dims, f.title or f.metric or f.check, cell_of(f)
+            yield f.step, dims, _(f.title or f.metric or f.check), cell_of(f)
     for record in view.unjudged:
         if record.measurement is not None and record.measurement.dims:
             measured = record.measurement

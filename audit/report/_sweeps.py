@@ -79,7 +79,7 @@ def _points(view: RunView) -> Iterator[Point]:
         if f.estimate is not None and f.interval is not None and f.cell and "baseline" not in (f.required or ""):
             low, high = (float("nan") if side is None else side for side in f.interval)
             own = {key: value for key, value in f.dims.items() if key not in f.cell}
-            entry, title = f.step.split("[")[0], f.title or f.metric or f.check
+            entry, title = f.step.split("[")[0], _(f.title or f.metric or f.check)
             yield Point(entry, title, f.unit, f.gated, f.cell, own, f.estimate.value, low, high)
     for record in view.unjudged:
         if (measured := record.measurement) is not None and record.cell:

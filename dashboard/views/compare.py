@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from functools import lru_cache
 from html import escape
@@ -35,6 +36,8 @@ DRAWN = 20
 SHOWN = 9
 ROW_HEIGHT = 66  # Streamlit breaks lines in rows higher than 64
 FLIPS = 1000
+WHY = 84
+"""Characters that a cell has room for; the finding says it in full."""
 
 
 def show() -> None:
@@ -209,7 +212,7 @@ def _row(change: Change) -> dict[str, Any]:
 
 
 def _named(finding: Finding) -> str:
-    return (finding.title or finding.metric or finding.check) + (f" ({part_of(finding)})" if finding.dims else "")
+    return _(finding.title or finding.metric or finding.check) + (f" ({part_of(finding)})" if finding.dims else "")
 
 
 def _said(finding: Finding | None) -> str:
@@ -220,10 +223,10 @@ def _said(finding: Finding | None) -> str:
 
 def _how(change: Change) -> str:
     if change.difference is None:
-        return change.why
+        return textwrap.shorten(change.why, WHY, placeholder=" …")
     kind = _("in pairs, n = {n}") if change.paired else _("not in pairs, n = {n}")
     told = kind.format(n=f"{change.difference.n:,}") if change.difference.n else _("without sampling error")
-    return "; ".join(part for part in (told, change.why) if part)
+    return textwrap.shorten("; ".join(part for part in (told, change.why) if part), WHY, placeholder=" …")
 
 
 def _statuses(change: Change) -> str:

@@ -89,6 +89,16 @@ def choose_row(page: Page, row: int, table: int = 0) -> None:
     grid.click(position={"x": 16, "y": HEADER + ROW * row + ROW // 2})
 
 
+def choose(page: Page, label: str, option: str) -> None:
+    """Choose from a list by writing what is wanted."""
+    field = page.get_by_label(label, exact=True)
+    field.scroll_into_view_if_needed()
+    field.click()
+    field.press_sequentially(option)
+    page.get_by_role("option", name=option, exact=True).wait_for()
+    field.press("Enter")
+
+
 def sound(page: Page) -> None:
     """The script has run, and nothing broke."""
     settled(page)
@@ -161,8 +171,7 @@ def test_from_the_overview_to_a_live_attack_in_three_clicks(server: str, page: P
     expect(page.get_by_role("heading", name="Explore live")).to_be_visible()
     expect(page.get_by_text(re.compile(r"true \d, predicted \d"))).to_be_visible()
     sound(page)
-    page.get_by_label("Attack", exact=True).click()
-    page.get_by_role("option", name="apgd_ce", exact=True).click()
+    choose(page, "Attack", "apgd_ce")
     said = page.get_by_text(re.compile(r"(broken: \d → \d|withstood: apgd_ce found no other answer than \d)"))
     expect(said).to_be_visible()
     page.goto(f"{server}/?{'&'.join(['page=live', 'attack=apgd_ce', 'eps_linf=8'])}")
