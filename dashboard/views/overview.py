@@ -182,7 +182,7 @@ def _columns(counted: Sequence[Status]) -> dict[str, Any]:
         "model": text(_("Model and version"), width=132),
         "scenario": text(_("Scenario"), width=76),
         **{str(status): number(status_sign(status), width=_width(status)) for status in counted},
-        "tested": text(_("Tested"), width=150),
+        "tested": text(_("Tested"), width=198),
         "not_tested": text(_("Not tested"), width=112),
         "when": text(_("When (UTC)"), width=118),
         "run": text(_("Run"), width=210),
