@@ -151,7 +151,7 @@ def _rates(own: Sequence[Number]) -> None:
             row[name] = f"{show(one.value)} ({one.interval}){doubt}" if one.interval else f"{show(one.value)}{doubt}"
         rows.append(row)
     if rows:
-        st.dataframe(pd.DataFrame(rows), hide_index=True, key="rates")
+        st.dataframe(pd.DataFrame(rows).fillna("–"), hide_index=True, key="rates")
 
 
 # --- epsilon -----------------------------------------------------------------------------------------------------
