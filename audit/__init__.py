@@ -14,6 +14,7 @@ _WHERE = {
     "ScenarioError": "audit.scenario.problems",
     "UserError": "audit.parameters",
     "from_arrays": "audit.datasets._arrays",
+    "from_model": "audit.registry.in_memory",
     "run": "audit.engine",
     "rejudge": "audit.stored",
     "find_run": "audit.stored",
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from audit.engine import run
     from audit.model import AuditedModel, Field, InputSpec
     from audit.parameters import UserError
+    from audit.registry.in_memory import from_model
     from audit.registry.store import Registry
     from audit.run_folder import Run
     from audit.scenario import load_scenario
@@ -47,6 +49,7 @@ __all__ = [
     "UserError",
     "find_run",
     "from_arrays",
+    "from_model",
     "load_scenario",
     "rejudge",
     "run",

@@ -151,7 +151,7 @@ class _Given:
         given = self._models[ref]
         if not isinstance(given, AuditedModel):
             raise UserError(
-                f"model '{ref}' is a {type(given).__name__}: wrap it in an audit.AuditedModel, or register its file by `audit model add`"
+                f"model '{ref}' is a {type(given).__name__}: hand over audit.from_model(it, data), or register its file by `audit model add`"
             )
         return given
 

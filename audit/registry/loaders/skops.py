@@ -63,7 +63,7 @@ class Skops(Loader):
 
     def capabilities(self, output: OutputSpace) -> frozenset[Capability]:
         """What the output space gives, and an estimator to fit anew."""
-        return black_box(output) | {Capability.RETRAIN}
+        return _capabilities(output)
 
     def infer(self, files: Mapping[str, Path], trust: Trust) -> Inferred:
         """Task, classes, columns with their categories, and probabilities where the estimator has them."""
@@ -80,17 +80,7 @@ class Skops(Loader):
 
     def load(self, card: ModelCard, files: Mapping[str, Path], trust: Trust) -> AuditedModel:
         """Build the estimator and check its trees."""
-        estimator = self._estimator(only_file(files, card.loader), trust, card.ref)
-        ask = _asker(estimator, card)
-        rows = row_layout(estimator, card.spec, card.ref)
-
-        def fresh(seed: int) -> Refittable:
-            untrained = seeded_clone(estimator, seed)
-            fed = with_category_types(rows, card.spec) if asks_for_types(untrained) else rows
-            return Refittable(untrained, fed, getattr(estimator, "classes_", None))
-
-        forward = through_numpy(lambda x: ask(rows(x)))
-        return audited(card, self.capabilities(card.output), forward, native=estimator, fresh=fresh)
+        return of_estimator(self._estimator(only_file(files, card.loader), trust, card.ref), card)
 
     def _estimator(self, path: Path, trust: Trust, ref: str) -> Any:
         import io
@@ -137,6 +127,28 @@ class Skops(Loader):
                     f"{ref}: type {name} would run code of package '{package}', which is not allowed: if you trust it, run "
                     f"`audit model allow {package}`"
                 )
+
+
+def of_estimator(estimator: Any, card: ModelCard) -> AuditedModel:
+    """A fitted estimator as its card describes it.
+
+    Raises:
+        UserError: task, classes, output or columns do not fit it.
+    """
+    ask = _asker(estimator, card)
+    rows = row_layout(estimator, card.spec, card.ref)
+
+    def fresh(seed: int) -> Refittable:
+        untrained = seeded_clone(estimator, seed)
+        fed = with_category_types(rows, card.spec) if asks_for_types(untrained) else rows
+        return Refittable(untrained, fed, getattr(estimator, "classes_", None))
+
+    forward = through_numpy(lambda x: ask(rows(x)))
+    return audited(card, _capabilities(card.output), forward, native=estimator, fresh=fresh)
+
+
+def _capabilities(output: OutputSpace) -> frozenset[Capability]:
+    return black_box(output) | {Capability.RETRAIN}
 
 
 def _asker(estimator: Any, card: ModelCard) -> Any:
