@@ -482,7 +482,7 @@ def pii(view: RunView, model: str, measured: Sequence[Number]) -> None:
     kinds = [
         Dot(one.dims["kind"].replace("_", " "), words[one.metric], one.value, one.low, one.high, one.told)
         for one in found
-        if one.metric in words and set(one.dims) == {"kind"}
+        if one.metric in words and set(one.dims) == {"kind"} and one.value
     ]
     if kinds:
         charts.draw(

@@ -24,14 +24,14 @@ FAMILY = "privacy."
 LINES = 12
 """Of the table at the top, before it scrolls."""
 WIDTHS = {
-    "status": 112,
-    "check": 146,
-    "metric": 306,
+    "status": 108,
+    "check": 138,
+    "metric": 304,
     "value": 62,
     "interval": 138,
-    "n": 52,
-    "required": 70,
-    "access": 82,
+    "n": 46,
+    "required": 66,
+    "access": 112,
 }
 """Pixels of its columns."""
 

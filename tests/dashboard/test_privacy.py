@@ -416,8 +416,9 @@ def test_reconstructions_show_the_class_that_is_chosen(there, opened):
 def test_samples_near_members_and_personal_data_have_their_place(there, opened):
     app = opened("privacy", run="others", part="memorisation")
     assert {row["name"] for row in rows(charts(app)["Samples and their nearest members"], "name", "value")}
-    written = html(opened("privacy", run="others", part="pii"))
-    assert "personal data found" in written
+    app = opened("privacy", run="others", part="pii")
+    assert "personal data found" in html(app)
+    assert "Personal data by kind" not in charts(app), "none was found"
 
 
 def test_damaged_evidence_is_named_and_the_rest_shows(copied, opened):
