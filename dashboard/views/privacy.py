@@ -24,14 +24,14 @@ FAMILY = "privacy."
 LINES = 12
 """Of the table at the top, before it scrolls."""
 WIDTHS = {
-    "status": 108,
-    "check": 138,
-    "metric": 304,
+    "status": 112,
+    "check": 150,
+    "metric": 300,
     "value": 62,
     "interval": 138,
     "n": 46,
     "required": 66,
-    "access": 112,
+    "access": 102,
 }
 """Pixels of its columns."""
 
