@@ -11,8 +11,9 @@ import streamlit as st
 
 from audit import __version__
 from audit.parameters import UserError
-from dashboard import links, theme, words
-from dashboard.markdown import plain
+from dashboard import links, words
+from dashboard.drawing import theme
+from dashboard.parts.markdown import plain
 from dashboard.words import _
 
 SIDEBAR = 232  # pixels: tables want the rest

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import streamlit as st
 from streamlit.navigation.page import Page
 
-from dashboard.markdown import plain
+from dashboard.parts.markdown import plain
 
 PAGE = "page"
 KEPT = ("lang",)

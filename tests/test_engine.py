@@ -275,5 +275,5 @@ def test_runs_that_start_in_the_same_second_get_a_folder_each(tmp_path: Path, mo
 
 def test_a_model_that_is_not_wrapped_is_refused_in_one_line(tmp_path: Path) -> None:
     raw: Any = {"toy": object()}
-    with pytest.raises(UserError, match="model 'toy' is a object: hand over audit.from_model"):
+    with pytest.raises(UserError, match="model 'toy' is a object"):
         run(parse(scenario(GATED)), home=tmp_path, models=raw, data=DATA)

@@ -41,7 +41,8 @@ def dashboard(
 
     import dashboard as package
     from audit.stored import audit_home
-    from dashboard import theme, warm
+    from dashboard import warm
+    from dashboard.drawing import theme
 
     os.environ["AUDIT_HOME"] = str(audit_home(home).resolve())
     if not _loopback(host):

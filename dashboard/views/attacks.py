@@ -9,10 +9,13 @@ import streamlit as st
 from audit.numbers import show as show_number
 from audit.report._view import RunView
 from audit.report._words import ACCESS
-from dashboard import attacked, choosing, evidence, links, robustness
-from dashboard.evidence import Examples
-from dashboard.markdown import plain
-from dashboard.measured import Number, numbers
+from dashboard import links
+from dashboard.drawing import robustness
+from dashboard.parts import attacked, choosing
+from dashboard.parts.markdown import plain
+from dashboard.reading import evidence
+from dashboard.reading.evidence import Examples
+from dashboard.reading.measured import Number, numbers
 from dashboard.words import _, status_sign
 
 FAMILY = "robustness."

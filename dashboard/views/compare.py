@@ -17,9 +17,12 @@ from audit.numbers import show_interval
 from audit.parameters import UserError
 from audit.report._view import RunView
 from audit.report._words import STATUS, part_of
-from dashboard import charts, gates, links, stored, theme
-from dashboard.markdown import plain
-from dashboard.stored import RunSummary
+from dashboard import links
+from dashboard.drawing import charts, theme
+from dashboard.parts import gates
+from dashboard.parts.markdown import plain
+from dashboard.reading import stored
+from dashboard.reading.stored import RunSummary
 from dashboard.words import _, status_sign
 
 if TYPE_CHECKING:

@@ -20,23 +20,14 @@ from audit.registry.card import ModelCard
 from audit.report._attribution import AttributionReader
 from audit.report._sample import named
 from audit.run_folder import Evidence
-from dashboard import (
-    attacked,
-    charts,
-    choosing,
-    explained,
-    gallery,
-    links,
-    markdown,
-    registered,
-    scenarios,
-    stored,
-    theme,
-)
-from dashboard.desk import SECONDS, Answered, answered, desk, request
-from dashboard.evidence import Examples, Map, MapSeries, Piece
-from dashboard.explained import Scene
+from dashboard import links
+from dashboard.drawing import charts, theme
+from dashboard.parts import attacked, choosing, explained, gallery, markdown
+from dashboard.parts.explained import Scene
+from dashboard.reading import registered, scenarios, stored
+from dashboard.reading.evidence import Examples, Map, MapSeries, Piece
 from dashboard.words import _, ngettext
+from dashboard.working.desk import SECONDS, Answered, answered, desk, request
 
 if TYPE_CHECKING:
     import altair as alt

@@ -16,11 +16,14 @@ from audit.numbers import show_interval
 from audit.parameters import UserError
 from audit.registry.card import ModelCard
 from audit.report._words import STATUS, VERDICTS, clean
-from dashboard import ledger, links, opened, registered, stored, theme, trainings
-from dashboard.markdown import plain
-from dashboard.measured import numbers
-from dashboard.registered import Tested
-from dashboard.stored import RunSummary
+from dashboard import links
+from dashboard.drawing import theme
+from dashboard.parts import ledger, opened
+from dashboard.parts.markdown import plain
+from dashboard.reading import registered, stored, trainings
+from dashboard.reading.measured import numbers
+from dashboard.reading.registered import Tested
+from dashboard.reading.stored import RunSummary
 from dashboard.words import _, ngettext, status_sign, verdict_word
 
 ROWS = 8

@@ -17,11 +17,13 @@ from audit.plan import Plan
 from audit.registry.card import ModelCard
 from audit.report._about import about
 from audit.scenario.problems import Location
-from dashboard import audits, drafting, links, registered, scenarios, stored
-from dashboard.audits import Started
-from dashboard.drafting import REMOVED, Entry, FormField
-from dashboard.markdown import plain
+from dashboard import links
+from dashboard.parts.markdown import plain
+from dashboard.reading import registered, scenarios, stored
 from dashboard.words import _, ngettext
+from dashboard.working import audits, drafting
+from dashboard.working.audits import Started
+from dashboard.working.drafting import REMOVED, Entry, FormField
 
 COLUMNS = 3
 UPLOAD, AS_WRITTEN = "~upload", "~written"

@@ -11,9 +11,12 @@ from audit.finding import Status
 from audit.names import available
 from audit.numbers import show_seconds
 from audit.report._words import VERDICTS
-from dashboard import course, links, stored, theme
-from dashboard.markdown import plain
-from dashboard.stored import RunSummary
+from dashboard import links
+from dashboard.drawing import theme
+from dashboard.parts import course
+from dashboard.parts.markdown import plain
+from dashboard.reading import stored
+from dashboard.reading.stored import RunSummary
 from dashboard.words import _, ngettext, status_sign, verdict_word
 
 SHOWN = 8

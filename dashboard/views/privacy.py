@@ -12,9 +12,11 @@ from audit.finding import Finding, Status
 from audit.parameters import UserError
 from audit.report._view import RunView
 from audit.report._words import ACCESS, clean, part_of
-from dashboard import choosing, frontiers, leaks, ledger, links, stored, trainings
-from dashboard.markdown import plain
-from dashboard.measured import Number, numbers
+from dashboard import links
+from dashboard.parts import choosing, frontiers, leaks, ledger
+from dashboard.parts.markdown import plain
+from dashboard.reading import stored, trainings
+from dashboard.reading.measured import Number, numbers
 from dashboard.words import _, status_sign
 
 if TYPE_CHECKING:

@@ -16,8 +16,10 @@ from audit.report._coverage import HEADINGS
 from audit.report._measured import MAX_ROWS, Cell, Grid, grids, lines
 from audit.report._view import RunView
 from audit.report.html import facts as manifest_facts
-from dashboard import banner, exhibits, gates, links, opened, stored
-from dashboard.markdown import plain
+from dashboard import links
+from dashboard.parts import banner, exhibits, gates, opened
+from dashboard.parts.markdown import plain
+from dashboard.reading import stored
 from dashboard.words import _, severity_word, status_sign
 
 FORMATS = {

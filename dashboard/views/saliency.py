@@ -13,11 +13,14 @@ from audit.numbers import show as shown
 from audit.report._images import summed
 from audit.report._sample import named
 from audit.report._view import RunView
-from dashboard import charts, choosing, evidence, explained, gallery, links, pictures
-from dashboard.evidence import Examples, Map, Maps, MapSeries, Rows
-from dashboard.explained import Scene
-from dashboard.markdown import plain
-from dashboard.pictures import Look
+from dashboard import links
+from dashboard.drawing import charts, pictures
+from dashboard.drawing.pictures import Look
+from dashboard.parts import choosing, explained, gallery
+from dashboard.parts.explained import Scene
+from dashboard.parts.markdown import plain
+from dashboard.reading import evidence
+from dashboard.reading.evidence import Examples, Map, Maps, MapSeries, Rows
 from dashboard.words import _, ngettext
 
 FAMILY = "explanation."

@@ -18,7 +18,7 @@ from audit.cli import app
 from audit.parameters import UserError
 from audit.registry.store import Registry
 from audit.run_folder import Evidence
-from dashboard import answers
+from dashboard.working import answers
 
 DIGITS = "name: d\nmodel: digits\ndata: {source: sklearn.digits, split: {test: 0.3, seed: 0}}\nchecks: [preflight.model_contract]\n"
 IRIS = "name: i\nmodel: iris\ndata: {source: sklearn.iris, split: {test: 0.5, seed: 0}}\nchecks: [preflight.model_contract]\n"

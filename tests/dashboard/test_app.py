@@ -61,7 +61,7 @@ def test_no_page_names_torch(path):
         assert not [name for name in names if name.split(".")[0] in ("torch", "captum", "art", "shap", "opacus")]
         assert not [name for name in names if name.startswith(("audit.train", "audit.bridges", "audit.engine"))]
         if path.name != "worker.py":
-            assert "dashboard.answers" not in names
+            assert "dashboard.working.answers" not in names
 
 
 def test_pages_of_stored_runs_load_no_torch(audited_home):

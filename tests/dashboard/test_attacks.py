@@ -25,7 +25,7 @@ from audit.model import AuditedModel
 from audit.run_folder import Run
 from audit.scenario import parse
 from audit.text import encode
-from dashboard import evidence, measured, stored
+from dashboard.reading import evidence, measured, stored
 
 IMAGES = """\
 name: attacked

@@ -15,7 +15,7 @@ import registered
 
 from audit.parameters import UserError
 from audit.run_folder import Run
-from dashboard import audits
+from dashboard.working import audits
 
 QUICK = """\
 name: quick

@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from dashboard import charts
-from dashboard.charts import Dot
+from dashboard.drawing import charts
+from dashboard.drawing.charts import Dot
 
 
 def spec(chart) -> dict:
@@ -162,7 +162,7 @@ def test_categories_stand_on_the_axis_themselves():
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_two_sides_of_a_map_can_be_told_by_a_colour_blind_reader(mode):
     """Blue and vermilion differ in lightness or in the blue channel, which no common colour blindness takes away."""
-    from dashboard import theme
+    from dashboard.drawing import theme
 
     found = theme.colours(mode)
     one, two = (np.array([int(part, 16) for part in re.findall("..", found[name][1:])]) for name in ("s1", "s2"))

@@ -9,8 +9,8 @@ import pytest
 from audit.names import available
 from audit.parameters import UserError
 from audit.scenario import parse
-from dashboard import drafting
-from dashboard.drafting import REMOVED
+from dashboard.working import drafting
+from dashboard.working.drafting import REMOVED
 
 TEXT = """\
 # May it go out?
@@ -111,7 +111,11 @@ def test_fields_are_those_of_the_code() -> None:
     ],
 )  # fmt: skip
 def test_a_value_is_a_line_and_back(value: object, line: str) -> None:
-    assert " ".join(drafting.written(value).replace('"', "'").split()) in (line, line.replace("null", ""), line.strip("'"))
+    assert " ".join(drafting.written(value).replace('"', "'").split()) in (
+        line,
+        line.replace("null", ""),
+        line.strip("'"),
+    )
     if value is not None:
         assert drafting.understood(drafting.written(value)) == value
 

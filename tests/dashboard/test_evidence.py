@@ -11,7 +11,7 @@ import pytest
 from audit.finding import Exact, Measurement, Outcome
 from audit.report._view import RunView
 from audit.run_folder import Recorded, Run, RunWriter
-from dashboard import evidence
+from dashboard.reading import evidence
 
 ROWS, CHUNK = 100_000, 1000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dashboard import evidence_charts, theme
+from dashboard.drawing import evidence_charts, theme
 
 
 @pytest.fixture(autouse=True)

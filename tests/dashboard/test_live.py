@@ -17,10 +17,10 @@ import registered
 from streamlit.testing.v1 import AppTest
 
 from audit.registry.store import Registry
-from dashboard import desk
-from dashboard.desk import Answered, Desk
 from dashboard.views import live
-from dashboard.worker import WorkerFailed
+from dashboard.working import desk
+from dashboard.working.desk import Answered, Desk
+from dashboard.working.worker import WorkerFailed
 
 APP = Path(desk.__file__).parent / "app.py"
 SCENARIO = "name: {model}\nmodel: {model}\ndata: {{source: sklearn.{data}, split: {{test: 0.3, seed: 0}}}}\nchecks: [preflight.model_contract]\n"
@@ -272,12 +272,13 @@ def test_the_dashboard_itself_never_imports_torch() -> None:
                 else []
             )
             assert not {name.split(".")[0] for name in names} & {"torch"}, path
-            assert "dashboard.answers" not in names, path
+            assert "dashboard.working.answers" not in names, path
     code = """\
 import sys
 from pathlib import Path
 from dashboard.views import live, new_audit
-from dashboard import audits, desk, drafting, registered, scenarios
+from dashboard.working import audits, desk, drafting
+from dashboard.reading import registered, scenarios
 from audit.names import available
 from audit.registry.store import Registry
 for card in registered.cards(Path(sys.argv[1])):

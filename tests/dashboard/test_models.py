@@ -21,7 +21,7 @@ from audit.recipe import Recipe
 from audit.registry.card import ModelCard
 from audit.registry.store import Registry
 from audit.scenario import parse
-from dashboard import registered, stored
+from dashboard.reading import registered, stored
 
 AUDIT = """\
 name: reader-release

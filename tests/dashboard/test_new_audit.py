@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from audit.run_folder import Run
 from audit.scenario import parse
-from dashboard import audits
+from dashboard.working import audits
 
 QUICK = """\
 # The smallest audit that says anything.

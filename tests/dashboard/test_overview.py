@@ -178,7 +178,8 @@ def test_the_course_draws_each_gate_over_the_versions(audited_home, opened):
 
 
 def test_the_newest_run_of_a_version_is_drawn(home, opened):
-    from dashboard import course, stored
+    from dashboard.parts import course
+    from dashboard.reading import stored
 
     first = home.coins("one", PASSES)
     home.take(first.path, "two", started="2027-01-01T00:00:00+00:00")

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from audit.report._images import palette
-from dashboard import pictures
-from dashboard.pictures import Look
+from dashboard.drawing import pictures
+from dashboard.drawing.pictures import Look
 
 MIDDLE = palette()[127].tolist()
 AGAINST, FOR = palette()[0].tolist(), palette()[-1].tolist()

@@ -26,7 +26,8 @@ from audit.run_folder import Run
 from audit.scenario import parse
 from audit.train.frontier import sweep
 from audit.train.training_file import bind_training
-from dashboard import measured, privacy_charts, stored, trainings
+from dashboard.drawing import privacy_charts
+from dashboard.reading import measured, stored, trainings
 
 APP = Path(__file__).parents[2] / "dashboard" / "app.py"
 
@@ -457,7 +458,7 @@ def every_chart(home: Path) -> Iterator[alt.TopLevelMixin]:
 
 
 def test_every_chart_meets_the_schema(trained, monkeypatch):
-    monkeypatch.setattr("dashboard.theme.mode", lambda: "light")
+    monkeypatch.setattr("dashboard.drawing.theme.mode", lambda: "light")
     for chart in every_chart(trained):
         spec = chart.to_dict(validate=True)
         assert spec["title"]

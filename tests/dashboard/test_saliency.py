@@ -26,7 +26,8 @@ from audit.model import AuditedModel, Field, InputSpec, implied
 from audit.report._images import palette, summed
 from audit.run_folder import Run
 from audit.scenario import parse
-from dashboard import evidence, pictures, stored
+from dashboard.drawing import pictures
+from dashboard.reading import evidence, stored
 
 IMAGES = """\
 name: maps

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from audit.parameters import UserError
-from dashboard.worker import Worker, WorkerFailed
+from dashboard.working.worker import Worker, WorkerFailed
 
 PLANTED = """\
 import ctypes, os, signal, sys
@@ -121,7 +121,7 @@ def test_a_crash_is_named_and_the_next_request_has_a_new_process(quick: Worker, 
 @pytest.mark.parametrize("do", ["loop", "hold", "deaf"])
 def test_a_request_that_never_ends_is_ended(quick: Worker, monkeypatch: pytest.MonkeyPatch, do: str) -> None:
     """In Python, inside C with the interpreter's lock held, and with the clock taken out of the process' own hands."""
-    monkeypatch.setattr("dashboard.worker.GRACE", 0.6)
+    monkeypatch.setattr("dashboard.working.worker.GRACE", 0.6)
     number = quick.ask({"do": "echo", "said": ""})["process"]
     began = time.monotonic()
     with pytest.raises(WorkerFailed) as failed:
@@ -152,7 +152,7 @@ def test_a_worker_outlives_no_app_that_was_killed(folder: Path) -> None:
     code = f"""\
 import os, sys
 sys.path.insert(0, {str(folder)!r})
-from dashboard.worker import Worker
+from dashboard.working.worker import Worker
 worker = Worker("planted_answers:answer", seconds=20)
 print(worker.ask({{"do": "echo", "said": ""}})["process"], flush=True)
 os.kill(os.getpid(), 9)
@@ -176,6 +176,8 @@ def test_a_target_that_cannot_be_imported_is_told(folder: Path) -> None:
 
 
 def test_the_worker_itself_needs_neither_torch_nor_streamlit() -> None:
-    code = "import sys, dashboard.worker; print([m for m in ('torch', 'numpy', 'streamlit') if m in sys.modules])"
+    code = (
+        "import sys, dashboard.working.worker; print([m for m in ('torch', 'numpy', 'streamlit') if m in sys.modules])"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert found.stdout.strip() == "[]"

@@ -14,8 +14,10 @@ from audit.finding import Finding, Status
 from audit.language import spoken
 from audit.numbers import show as number
 from audit.report._words import STATUS, by_weight, gate_of, interval_of, part_of
-from dashboard import links, stored, theme
-from dashboard.stored import RunSummary
+from dashboard import links
+from dashboard.drawing import theme
+from dashboard.reading import stored
+from dashboard.reading.stored import RunSummary
 from dashboard.words import _, status_sign
 
 CHARTS = 12

@@ -19,10 +19,13 @@ from audit.report._text_changes import Passage, passages, strangers
 from audit.report._view import RunView
 from audit.report._words import clean
 from audit.text import decode
-from dashboard import charts, choosing, evidence, evidence_charts, explained, links, pictures
-from dashboard import gallery as tiles
-from dashboard.evidence import Examples
-from dashboard.markdown import plain
+from dashboard import links
+from dashboard.drawing import charts, evidence_charts, pictures
+from dashboard.parts import choosing, explained
+from dashboard.parts import gallery as tiles
+from dashboard.parts.markdown import plain
+from dashboard.reading import evidence
+from dashboard.reading.evidence import Examples
 from dashboard.words import _, ngettext
 
 

@@ -16,9 +16,11 @@ from audit.report._images import summed
 from audit.report._sample import named
 from audit.report._text_map import Token, shaded
 from audit.text import decode
-from dashboard import charts, choosing, gallery, links, pictures
-from dashboard.evidence import Map
-from dashboard.pictures import Look, Part
+from dashboard import links
+from dashboard.drawing import charts, pictures
+from dashboard.drawing.pictures import Look, Part
+from dashboard.parts import choosing, gallery
+from dashboard.reading.evidence import Map
 from dashboard.words import _
 
 if TYPE_CHECKING:

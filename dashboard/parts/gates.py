@@ -10,7 +10,8 @@ import streamlit as st
 from audit.finding import Finding, Severity
 from audit.report._gate_line import HEIGHT, WIDTH, gate_line
 from audit.report._words import gate_of, interval_of, n_of, part_of, value_of
-from dashboard import links, pictures, theme
+from dashboard import links
+from dashboard.drawing import pictures, theme
 from dashboard.words import _, severity_word, status_sign
 
 ROW_HEIGHT = 66  # Streamlit breaks lines in rows higher than 64

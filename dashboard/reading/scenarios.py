@@ -12,7 +12,7 @@ from audit.parameters import UserError
 from audit.registry.card import ModelCard
 from audit.scenario import ScenarioFile, read
 from audit.scenario.marked_yaml import dump_yaml
-from dashboard import registered, stored
+from dashboard.reading import registered, stored
 
 SUFFIXES = (".yaml", ".yml")
 OFFERED = 12

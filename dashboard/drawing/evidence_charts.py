@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dashboard import charts, theme
+from dashboard.drawing import charts, theme
 from dashboard.words import _
 
 if TYPE_CHECKING:

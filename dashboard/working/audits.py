@@ -27,7 +27,7 @@ from audit.parameters import UserError
 from audit.plan import bind
 from audit.run_folder import Run, locked, safe_name
 from audit.scenario import parse, read
-from dashboard.worker import import_path
+from dashboard.working.worker import import_path
 
 State = Literal["starting", "running", "finished", "interrupted", "failed"]
 SCENARIO, LOG, FACTS, LOCK, CANCELLED = "scenario.yaml", "log.txt", "audit.json", ".lock", "cancelled"

@@ -6,8 +6,9 @@ import html
 
 import streamlit as st
 
-from dashboard import links, pictures
-from dashboard.markdown import plain
+from dashboard import links
+from dashboard.drawing import pictures
+from dashboard.parts.markdown import plain
 
 TILES = 18
 """Samples of a gallery that are shown at once."""

@@ -15,12 +15,15 @@ from audit.report._reconstructed import ReconstructedReader
 from audit.report._view import RunView
 from audit.report._words import clean
 from audit.run_folder import Evidence
-from dashboard import charts, evidence, gallery, links, privacy_charts, robustness
-from dashboard.charts import Dot
-from dashboard.evidence import Piece
-from dashboard.markdown import plain
-from dashboard.measured import Number
-from dashboard.privacy_charts import Line, Mark, Shown
+from dashboard import links
+from dashboard.drawing import charts, privacy_charts, robustness
+from dashboard.drawing.charts import Dot
+from dashboard.drawing.privacy_charts import Line, Mark, Shown
+from dashboard.parts import gallery
+from dashboard.parts.markdown import plain
+from dashboard.reading import evidence
+from dashboard.reading.evidence import Piece
+from dashboard.reading.measured import Number
 from dashboard.words import _
 
 FAMILY = "privacy."

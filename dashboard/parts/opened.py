@@ -11,7 +11,7 @@ from audit.finding import Bound, Finding
 from audit.report._about import about
 from audit.report._view import RunView
 from audit.report._words import interval_of, level_of, meaning_of, n_of, part_of, plain_value, threat_rows, value_of
-from dashboard import exhibits
+from dashboard.parts import exhibits
 from dashboard.words import _, severity_word, status_sign
 
 Fact = tuple[str, str]

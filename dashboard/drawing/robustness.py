@@ -14,11 +14,13 @@ from audit.report._evidence import DAMAGE, lines_of
 from audit.report._view import RunView
 from audit.report._words import clean
 from audit.run_folder import Evidence, safe_name
-from dashboard import charts, evidence, evidence_charts, links, pictures
-from dashboard.charts import Dot
-from dashboard.evidence import Piece
-from dashboard.markdown import plain
-from dashboard.measured import Number
+from dashboard import links
+from dashboard.drawing import charts, evidence_charts, pictures
+from dashboard.drawing.charts import Dot
+from dashboard.parts.markdown import plain
+from dashboard.reading import evidence
+from dashboard.reading.evidence import Piece
+from dashboard.reading.measured import Number
 from dashboard.words import _, status_sign
 
 MOST_CLASSES = 20

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from audit.numbers import show
-from dashboard import theme
+from dashboard.drawing import theme
 from dashboard.words import _
 
 if TYPE_CHECKING:

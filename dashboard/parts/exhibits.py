@@ -14,8 +14,9 @@ from audit.report import _evidence
 from audit.report._view import RunView
 from audit.report._words import clean
 from audit.run_folder import Evidence
-from dashboard import charts, evidence_charts, links
-from dashboard.markdown import plain
+from dashboard import links
+from dashboard.drawing import charts, evidence_charts
+from dashboard.parts.markdown import plain
 from dashboard.words import _
 
 PAGES = {"attributions": "saliency", "adversarial": "attacks"}

@@ -10,8 +10,10 @@ import streamlit as st
 
 from audit.numbers import show as number
 from audit.parameters import UserError
-from dashboard import charts, opened, privacy_charts, trainings
-from dashboard.markdown import plain
+from dashboard.drawing import charts, privacy_charts
+from dashboard.parts import opened
+from dashboard.parts.markdown import plain
+from dashboard.reading import trainings
 from dashboard.words import _
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from audit.numbers import show
-from dashboard import charts, theme
+from dashboard.drawing import charts, theme
 from dashboard.words import _
 
 if TYPE_CHECKING:

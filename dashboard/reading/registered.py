@@ -11,8 +11,8 @@ from pathlib import Path
 from audit.finding import Status
 from audit.registry.card import ModelCard
 from audit.registry.store import Registry
-from dashboard import stored
-from dashboard.stored import RunSummary
+from dashboard.reading import stored
+from dashboard.reading.stored import RunSummary
 
 KEPT = 512
 NO_RESULT = (Status.ERROR, Status.NOT_APPLICABLE)

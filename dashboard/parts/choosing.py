@@ -5,8 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from audit.report._view import RunView
-from dashboard import links, stored
-from dashboard.markdown import plain
+from dashboard import links
+from dashboard.parts.markdown import plain
+from dashboard.reading import stored
 from dashboard.words import _
 
 

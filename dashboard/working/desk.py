@@ -18,11 +18,12 @@ import streamlit as st
 
 from audit.parameters import UserError
 from audit.registry.card import ModelCard
-from dashboard import markdown, stored
+from dashboard.parts import markdown
+from dashboard.reading import stored
 from dashboard.words import _
-from dashboard.worker import Worker, WorkerFailed
+from dashboard.working.worker import Worker, WorkerFailed
 
-TARGET = "dashboard.answers:answer"
+TARGET = "dashboard.working.answers:answer"
 SECONDS = 30
 """That an answer may take, unless the reader allows more."""
 KEPT = 24
@@ -101,7 +102,7 @@ def desk() -> Desk:
 
 
 def request(do: str, card: ModelCard, data: str | None, given: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """A question about one input; see `dashboard.answers.answer`."""
+    """A question about one input; see `dashboard.working.answers.answer`."""
     return {
         "do": do, "home": str(stored.home().resolve()), "model": card.ref, "digest": card.digest, "data": data, "input": given,
         **more,

@@ -10,9 +10,11 @@ import streamlit as st
 from audit.numbers import show as number
 from audit.numbers import show_interval
 from audit.privacy.frontier_table import Frontier, Number, Point
-from dashboard import charts, links, privacy_charts, stored
-from dashboard.markdown import plain
-from dashboard.trainings import Found
+from dashboard import links
+from dashboard.drawing import charts, privacy_charts
+from dashboard.parts.markdown import plain
+from dashboard.reading import stored
+from dashboard.reading.trainings import Found
 from dashboard.words import _, status_sign
 
 ACROSS = 2

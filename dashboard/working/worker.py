@@ -1,6 +1,6 @@
 """A process that answers requests with code that nobody vouches for: what hangs, crashes or eats memory in it ends it, and costs a message.
 
-The parent writes a request and waits; ``python -m dashboard.worker`` reads it, calls one function and writes what that gave. Both
+The parent writes a request and waits; ``python -m dashboard.working.worker`` reads it, calls one function and writes what that gave. Both
 speak JSON: nothing that the other process sends is ever unpickled. The process is started afresh (never forked), is kept for the next
 request, and ends by itself when the parent is gone or asks for nothing for a while.
 """
@@ -107,7 +107,15 @@ class _Process:
         self._seconds = STARTING
         self._ours, theirs = Pipe()
         self._log = tempfile.NamedTemporaryFile(prefix="assay-worker-")  # noqa: SIM115 - lives as long as the process
-        command = [sys.executable, "-P", "-m", "dashboard.worker", str(theirs.fileno()), target, str(memory or "")]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "dashboard.working.worker",
+            str(theirs.fileno()),
+            target,
+            str(memory or ""),
+        ]
         self._popen = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT, pass_fds=[theirs.fileno()],
@@ -166,7 +174,7 @@ def _end(popen: subprocess.Popen[bytes], line: Connection, log: Any) -> None:
 
 def import_path() -> list[str]:
     """Where this process imports from, without the dashboard's own folder, which Streamlit adds: its files are no modules of their own."""
-    own = Path(__file__).parent
+    own = Path(__file__).parents[1]
     return [path for path in sys.path if path and Path(path) != own]
 
 

@@ -1,0 +1,1 @@
+"""Charts, pictures and looks. Nothing here knows a page."""

@@ -1,0 +1,1 @@
+"""What pages read: stored runs, evidence, the registry, trainings. Nothing here draws."""

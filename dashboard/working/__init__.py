@@ -1,0 +1,1 @@
+"""What runs outside the app: the worker process, audits that were started, a scenario that is being edited."""
