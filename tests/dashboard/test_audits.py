@@ -53,7 +53,7 @@ def until(met: Callable[[], bool], seconds: float = 60) -> None:
 
 def test_an_audit_runs_to_its_end_without_whoever_started_it(home: Path) -> None:
     """Started by a process that ends at once, as a dashboard that is closed."""
-    code = f"from pathlib import Path\nfrom dashboard import audits\nprint(audits.start(Path({str(home)!r}), {QUICK!r}).name)"
+    code = f"from pathlib import Path\nfrom dashboard.working import audits\nprint(audits.start(Path({str(home)!r}), {QUICK!r}).name)"
     path = os.pathsep.join(filter(None, sys.path))
     starter = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60,
