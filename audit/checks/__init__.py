@@ -27,6 +27,8 @@ class Check(Parameters, ABC):
     """What the model and data must offer; `requirements` may add to it by parameters."""
     tasks: ClassVar[frozenset[Task]] = frozenset({"classification", "regression"})
     """The tasks it applies to."""
+    controls: ClassVar[tuple[str, ...]] = ()
+    """Where standards and catalogues of threats ask for what it measures, by their own ids: ``MITRE ATLAS AML.T0043``."""
     remedy: ClassVar[str] = ""
     """What to do when a gate on it is missed, in one or two sentences."""
 

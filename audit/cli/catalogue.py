@@ -129,6 +129,8 @@ def _explain(console: Any, group: Any, name: str) -> None:
         console.print(f"\n[bold]needs[/] {', '.join(needs)}")
     if remedy := getattr(found, "remedy", ""):
         console.print(f"\n[bold]where a gate is missed[/] {escape(remedy)}")
+    if controls := getattr(found, "controls", ()):
+        console.print(f"\n[bold]asked for by[/] {escape(', '.join(controls))}")
 
 
 def _type_name(found: type[Any], field: str) -> str:

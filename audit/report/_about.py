@@ -24,6 +24,7 @@ class About:
     source: str = ""
     blind_spots: str = ""
     remedy: str = ""
+    controls: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
 
@@ -42,6 +43,7 @@ def about(check: str) -> About:
         source=sections.get("Source", ""),
         blind_spots=sections.get("Blind spots", ""),
         remedy=str(getattr(found, "remedy", "")),
+        controls=tuple(map(str, getattr(found, "controls", ()))),
         needs=_needs(found),
         tasks=tuple(sorted(map(str, getattr(found, "tasks", ())))),
     )

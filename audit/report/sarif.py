@@ -220,6 +220,7 @@ def _rule(name: str, finding: Finding) -> dict[str, Any]:
         f"What to do when the gate is missed: {remedy}" if remedy else "",
         f"Source: {told.source}" if told.source else "",
         f"Blind spots: {told.blind_spots}" if told.blind_spots else "",
+        f"Asked for by: {', '.join(told.controls)}" if told.controls else "",
     ]
     text = clean("\n\n".join(line for line in help_lines if line))
     rule: dict[str, Any] = {

@@ -54,6 +54,7 @@ def _explained(finding: Finding) -> str:
         (_("Waiver"), _waiver(finding)),
         (_("What it cannot see"), told.blind_spots[:1].upper() + told.blind_spots[1:]),
         (_("Source"), told.source),
+        (_("Asked for by"), ", ".join(told.controls)),
     ]
     return "".join(f"<p><b>{escape(name)}.</b> {escape(text)}</p>" for name, text in lines if text)
 

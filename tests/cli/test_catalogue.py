@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,20 @@ def test_every_check_names_its_blind_spots_and_metrics(audit: Audit, name: str) 
     assert "Blind spots:" in told
     for metric in resolve("checks", name).metrics:
         assert metric.name in told
+
+
+KNOWN = re.compile(
+    r"MITRE ATLAS AML\.T\d{4}(\.\d{3})?|OWASP (ML|LLM)\d\d:20\d\d|NIST AI RMF MEASURE 2\.\d+|NIST SP 800-226|EU AI Act Art\. \d+\(\d\)"
+)
+
+
+@pytest.mark.parametrize("name", available("checks"))
+def test_every_check_of_ours_names_the_standards_that_ask_for_it(audit: Audit, name: str) -> None:
+    found = resolve("checks", name)
+    if found.__module__.startswith("audit."):
+        assert found.controls
+        assert all(KNOWN.fullmatch(control) for control in found.controls)
+        assert found.controls[0] in " ".join(audit("checks", name).out.split())
 
 
 def test_unknown_names_get_the_nearest(audit: Audit) -> None:

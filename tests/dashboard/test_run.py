@@ -82,7 +82,7 @@ def test_a_finding_opens_to_what_stands_behind_it(audited_home, opened):
     said = html(app)
     for part in (
         "What it means", "What to do", "Threat model", "white box", "linf", "Parameters", "attacks", "seed", "fingerprint",
-        "What it cannot see", "Source", "Madry",
+        "What it cannot see", "Source", "Madry", "MITRE ATLAS AML.T0043",
     ):  # fmt: skip
         assert part in said, part
     assert any("adversarial examples" in str(caption.value) for caption in app.caption) or app.get("page_link")

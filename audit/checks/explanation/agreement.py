@@ -48,6 +48,7 @@ class Agreement(Check):
     beside them.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="rank_correlation", title="rank correlation of sizes", better="higher", kinds=("mean",)),
         Metric(name="signed_rank_correlation", title="rank correlation of values", better="higher", kinds=("mean",)),

@@ -38,6 +38,7 @@ class Completeness(ExplanationCheck):
     Blind spots: values may add up and be wrong one by one: see explanation.faithfulness. f(baseline) is the explainer's word.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="complete", title="share of complete attributions", better="higher", kinds=("proportion",)),
         Metric(name="mean_relative_gap", title="mean relative gap in completeness", better="lower", kinds=("mean",)),

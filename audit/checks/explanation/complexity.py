@@ -34,6 +34,7 @@ class Complexity(ExplanationCheck):
     that a reader sees as one thing count one by one.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="entropy", title="entropy of the attribution", better="lower", kinds=("mean",), unit="nats"),
         Metric(

@@ -47,6 +47,7 @@ class Concepts(Check):
     Intervals are over the random counterparts: the test rows and the examples are taken as they are.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="tcav", title="TCAV score", better="neither", kinds=("mean",), varies="seeds"),
         Metric(name="tcav_excess", title="TCAV score over random", better="neither", kinds=("mean",), varies="seeds"),

@@ -53,6 +53,7 @@ class Counterfactuals(Check):
     earning more is possible, and what else would change with it, is as true as the declared rules and relations.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="validity", title="rows with a counterfactual", better="higher", kinds=("proportion",)),
         Metric(name="proximity", title="distance of the counterfactual", better="lower", kinds=("mean",), unit="MAD"),

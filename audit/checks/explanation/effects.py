@@ -50,6 +50,7 @@ class Effects(Check):
     moved one by one.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="effect_range", title="range of the accumulated effect", better="neither", kinds=("resampled",)),
         Metric(name="monotone", title="share in the declared direction", better="higher", kinds=("resampled", "exact")),

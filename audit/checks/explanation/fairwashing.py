@@ -58,6 +58,7 @@ class Fairwashing(ExplanationCheck):
     differ from matched effects without any intent.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.8", "NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             name="perturbation_auc",

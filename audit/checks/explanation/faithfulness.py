@@ -60,6 +60,7 @@ class Faithfulness(ExplanationCheck):
     that matter only together share one rank; gains of different models, units or sizes are not on one scale.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="deletion_gain", title="deletion gain over random order", better="higher", kinds=("mean",)),
         Metric(name="insertion_gain", title="insertion gain over random order", better="higher", kinds=("mean",)),

@@ -55,6 +55,7 @@ class Importance(Check):
     for such pairs; importance for the model is not a cause in the world.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="importance", title="permutation importance", better="neither", kinds=("mean",)),
         Metric(name="rank", title="rank by permutation importance", better="neither", kinds=("resampled", "exact")),

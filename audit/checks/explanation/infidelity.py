@@ -53,6 +53,7 @@ class Infidelity(ExplanationCheck):
     than judged alone. The raw number is in squared units of the score.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             name="infidelity", title="infidelity of the attribution", better="lower", kinds=("mean",),

@@ -48,6 +48,7 @@ class Localisation(ExplanationCheck):
     where a person would look. Of a mark that lies on strokes of the image, these may matter to the answer too.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="relevance_mass", title="relevance inside the mask", better="higher", kinds=("mean",)),
         Metric(

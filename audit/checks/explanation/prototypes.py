@@ -41,6 +41,7 @@ class Prototypes(Check):
     the model answers as it does.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="mmd_squared", title="MMD² between class and prototypes", better="lower", kinds=("resampled",)),
         Metric(name="mmd_ratio", title="MMD² relative to random rows", better="lower", kinds=("resampled",)),

@@ -53,6 +53,7 @@ class Randomisation(ExplanationCheck):
     arXiv:2211.12486). Of permuted labels only one training is looked at.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             name="rank_correlation", title="rank correlation of sizes after randomising the parameters", better="lower",

@@ -52,6 +52,7 @@ class Sensitivity(ExplanationCheck):
     changes within the radius, a faithful map must change too.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="max_sensitivity", title="max-sensitivity of the attribution", better="lower", kinds=("mean",)),
         Metric(

@@ -60,6 +60,7 @@ class Shortcut(Check):
     too); a part that is a legitimate reason is found just as well: whether it may count is the reader's to say.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             name="follows_region", title="answers that follow the named part", better="lower", kinds=("proportion",)

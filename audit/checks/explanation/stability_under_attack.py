@@ -48,6 +48,12 @@ class StabilityUnderAttack(ExplanationCheck):
     worthless (see explanation.randomisation); where the model itself is nearly discontinuous, a true map has to change.
     """
 
+    controls: ClassVar = (
+        "NIST AI RMF MEASURE 2.9",
+        "EU AI Act Art. 13(1)",
+        "NIST AI RMF MEASURE 2.7",
+        "OWASP ML09:2023",
+    )
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             name="top_k_intersection",

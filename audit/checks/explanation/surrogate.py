@@ -42,6 +42,7 @@ class Surrogate(Check):
     nothing on rows unlike the test rows, nor on how sure the model is.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="fidelity", title="fidelity of the surrogate", better="higher", kinds=("proportion", "resampled")),
         Metric(name="fidelity_gain", title="fidelity over the commonest answer", better="higher", kinds=("mean", "resampled")),

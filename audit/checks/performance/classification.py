@@ -40,6 +40,7 @@ class Classification(Check):
     the test rows as given, and that of macro precision misses the bias of classes that are hardly ever predicted; wrong labels count against the model.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.5", "NIST AI RMF MEASURE 2.11", "EU AI Act Art. 15(3)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="accuracy", title="accuracy", better="higher", kinds=("proportion",)),
         Metric(name="balanced_accuracy", title="balanced accuracy", better="higher", kinds=("resampled",)),

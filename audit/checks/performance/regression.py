@@ -32,6 +32,7 @@ class Regression(Check):
     bootstrap cannot show those that the test rows lack.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.5", "NIST AI RMF MEASURE 2.11", "EU AI Act Art. 15(3)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="mae", title="mean absolute error", better="lower", kinds=("mean",)),
         Metric(name="rmse", title="root mean squared error", better="lower", kinds=("resampled",)),

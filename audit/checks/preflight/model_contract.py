@@ -53,6 +53,7 @@ class ModelContract(Check):
     labels and whose range is that of the bounds, a head that squashes scores without leaving 0..1 or exact zeros.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.5",)
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             name="violations", title="broken points of the contract", better="lower", kinds=("exact",), varies="nothing"

@@ -50,6 +50,7 @@ class AttributeInference(Check):
     model more. Columns that repeat the sensitive one (its own indicator columns) impute it and hide the leak.
     """
 
+    controls: ClassVar = ("MITRE ATLAS AML.T0024", "OWASP ML03:2023", "NIST AI RMF MEASURE 2.10")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="leak", title="accuracy gained by asking the model", better="lower", kinds=("resampled",)),
         Metric(name="memorised", title="leak on members minus leak on others", better="lower", kinds=("resampled",)),

@@ -44,6 +44,7 @@ class DpAccounting(Check):
     empirical audit finds those. How much less than its bound a secret shuffled order spends is not known.
     """
 
+    controls: ClassVar = ("NIST SP 800-226", "NIST AI RMF MEASURE 2.10")
     metrics: ClassVar = (
         Metric(name="epsilon", title="recomputed epsilon", better="lower", kinds=("exact",), varies="nothing"),
         Metric(

@@ -49,6 +49,7 @@ class DpAudit(Check):
     computed is seen by input canaries alone.
     """
 
+    controls: ClassVar = ("NIST SP 800-226", "NIST AI RMF MEASURE 2.10")
     metrics: ClassVar = (
         Metric(
             name="epsilon_lower_bound", title="epsilon shown to be spent, at least", better="lower", kinds=("bound",),

@@ -50,6 +50,7 @@ class MembershipInference(Check):
     TPR at an FPR needs at least 10/FPR non-members and is inconclusive below that. Intervals are over rows, not over trainings.
     """
 
+    controls: ClassVar = ("MITRE ATLAS AML.T0024.000", "OWASP ML04:2023", "NIST AI RMF MEASURE 2.10")
     metrics: ClassVar = (
         Metric(name="auc", title="membership AUC", better="lower", kinds=("rank_auc",)),
         Metric(name="tpr_at_fpr", title="members found at a false positive rate", better="lower", kinds=("resampled",)),

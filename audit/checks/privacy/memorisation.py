@@ -94,6 +94,7 @@ class Memorisation(Check):
     embeddings instead; a generator of little variety lies near members without copying any.
     """
 
+    controls: ClassVar = ("MITRE ATLAS AML.T0057", "OWASP LLM02:2025", "NIST AI RMF MEASURE 2.10")
     metrics: ClassVar = (
         Metric(
             name="exposure", title="exposure of a canary", better="lower", kinds=("exact", "resampled"), unit="bits",

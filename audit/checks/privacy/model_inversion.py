@@ -50,6 +50,7 @@ class ModelInversion(Check):
     noise. Nearness is of pixels or columns, not of meaning.
     """
 
+    controls: ClassVar = ("MITRE ATLAS AML.T0024.001", "OWASP ML03:2023", "NIST AI RMF MEASURE 2.10")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="member_auc", title="inversions nearer to members than to held-out rows", better="lower", kinds=("rank_auc",)),
         Metric(name="nearest_is_member", title="rows nearest to an inversion that are members", better="lower", kinds=("proportion",)),

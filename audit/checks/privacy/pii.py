@@ -60,6 +60,7 @@ class Pii(Check):
     numbers, social security numbers of the US and IP addresses have no check digits: part numbers and versions may pass for them.
     """
 
+    controls: ClassVar = ("MITRE ATLAS AML.T0057", "OWASP LLM02:2025", "NIST AI RMF MEASURE 2.10")
     metrics: ClassVar = (
         Metric(
             name="chance", title="random digits that pass (control)", better="neither", kinds=("proportion",), varies="nothing"

@@ -59,6 +59,14 @@ class Backdoor(Check):
     unseen; a subgroup of training rows that the test rows lack is flagged without any poison.
     """
 
+    controls: ClassVar = (
+        "MITRE ATLAS AML.T0018",
+        "MITRE ATLAS AML.T0020",
+        "OWASP ML02:2023",
+        "OWASP ML10:2023",
+        "NIST AI RMF MEASURE 2.7",
+        "EU AI Act Art. 15(5)",
+    )
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             name="anomaly_index",

@@ -46,6 +46,13 @@ class CertifiedBounds(Check):
     a library computes by Winograd's or the Fourier transform may round worse than what is set aside.
     """
 
+    controls: ClassVar = (
+        "MITRE ATLAS AML.T0043",
+        "MITRE ATLAS AML.T0015",
+        "OWASP ML01:2023",
+        "NIST AI RMF MEASURE 2.7",
+        "EU AI Act Art. 15(5)",
+    )
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             name="certified_accuracy",

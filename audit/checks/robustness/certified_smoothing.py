@@ -43,6 +43,13 @@ class CertifiedSmoothing(Check):
     classifier is. On a model that was not trained with such noise the radii are small.
     """
 
+    controls: ClassVar = (
+        "MITRE ATLAS AML.T0043",
+        "MITRE ATLAS AML.T0015",
+        "OWASP ML01:2023",
+        "NIST AI RMF MEASURE 2.7",
+        "EU AI Act Art. 15(5)",
+    )
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="certified_accuracy", title="certified accuracy, smoothed", better="higher", kinds=("proportion",)),
         Metric(name="smoothed_accuracy", title="accuracy of the smoothed classifier", better="higher", kinds=("proportion",)),

@@ -42,6 +42,7 @@ class Corruptions(Check):
     pixels the same constants in pixels are more severe. No adversary: see `robustness.evasion`.
     """
 
+    controls: ClassVar = ("NIST AI RMF MEASURE 2.5", "NIST AI RMF MEASURE 2.7", "EU AI Act Art. 15(4)")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="accuracy", title="accuracy under corruption", better="higher", kinds=("mean", "proportion")),
         Metric(name="clean_accuracy", title="accuracy without corruption", better="higher", kinds=("proportion",)),

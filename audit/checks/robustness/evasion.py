@@ -48,6 +48,13 @@ class Evasion(Check):
     own for that, by entry point).
     """
 
+    controls: ClassVar = (
+        "MITRE ATLAS AML.T0043",
+        "MITRE ATLAS AML.T0015",
+        "OWASP ML01:2023",
+        "NIST AI RMF MEASURE 2.7",
+        "EU AI Act Art. 15(5)",
+    )
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="robust_accuracy", title="robust accuracy", better="higher", kinds=("proportion",)),
         CLEAN_ACCURACY,

@@ -38,6 +38,12 @@ class Extraction(Check):
     of the distribution does worse. The interval is over test rows, for the one copy trained.
     """
 
+    controls: ClassVar = (
+        "MITRE ATLAS AML.T0024.002",
+        "OWASP ML05:2023",
+        "NIST AI RMF MEASURE 2.7",
+        "EU AI Act Art. 15(5)",
+    )
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="fidelity", title="agreement of the copy with the model", better="lower", kinds=("proportion",)),
         Metric(

@@ -45,6 +45,13 @@ class GradientMasking(Check):
     attack would. Passing does not make the number tight.
     """
 
+    controls: ClassVar = (
+        "MITRE ATLAS AML.T0043",
+        "MITRE ATLAS AML.T0015",
+        "OWASP ML01:2023",
+        "NIST AI RMF MEASURE 2.7",
+        "EU AI Act Art. 15(5)",
+    )
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="broken_controls", title="broken controls", better="lower", kinds=("exact",)),
         Metric(name="controls", title="controls run", better="neither", kinds=("exact",)),

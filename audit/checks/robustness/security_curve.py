@@ -54,6 +54,13 @@ class SecurityCurve(Check):
     of a randomised model lies where the next answer may be another: give such a model, beside `eot`, attacks with an eps.
     """
 
+    controls: ClassVar = (
+        "MITRE ATLAS AML.T0043",
+        "MITRE ATLAS AML.T0015",
+        "OWASP ML01:2023",
+        "NIST AI RMF MEASURE 2.7",
+        "EU AI Act Art. 15(5)",
+    )
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="robust_accuracy", title="robust accuracy", better="higher", kinds=("proportion",)),
         CLEAN_ACCURACY,
