@@ -9,10 +9,10 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from audit.finding import Finding, Status
+from audit.finding import Bound, Finding, Status
 from audit.report._measured import grids, lines
 from audit.report._view import RunVerdict, RunView
-from audit.report._words import STATUS, by_weight, clean, interval_of, n_of, value_of
+from audit.report._words import STATUS, by_weight, clean, gate_of, interval_of, n_of, value_of
 
 if TYPE_CHECKING:
     from audit.judge.verdicts import Verdict
@@ -120,15 +120,25 @@ def _line(start: str, text: str, status: Status) -> Text:
 
 def _attention(gates: Sequence[Finding]) -> list[RenderableType]:
     """Why, of everything that did not simply pass; at most ten, for the reports hold all."""
-    loud = [f for f in gates if f.status is not Status.PASS or f.cautions]
+    loud = [f for f in gates if f.status is not Status.PASS or f.cautions or _unproven(f)]
     out: list[RenderableType] = []
     for f in loud[:10]:
         if f.status is not Status.PASS:
             out.append(_line(f"{STATUS[f.status].word}: ", f"{f.title or f.check}: {f.message}", f.status))
+        elif _unproven(f):
+            out.append(_line("not falsified: ", f"{f.title or f.check}: {f.message}", f.status))
         out += [_line("caution: ", f"{f.title or f.check}: {caution}", Status.INCONCLUSIVE) for caution in f.cautions]
     if len(loud) > 10:
         out.append(Text(f"… and {len(loud) - 10} more: the HTML report shows them"))
     return out
+
+
+def _unproven(finding: Finding) -> bool:
+    """Whether it passed for want of a proof of the opposite: a bound that could have missed the gate, and did not."""
+    gate, estimate = gate_of(finding), finding.estimate
+    if finding.status is not Status.PASS or gate is None or not isinstance(estimate, Bound):
+        return False
+    return not gate.holds_for(*estimate.interval())
 
 
 def _numbers(view: RunView) -> list[RenderableType]:

@@ -56,6 +56,12 @@ def test_why_is_told(rich: Run) -> None:
     assert "void: tpr at 1 percent fpr: the number means nothing: members are told apart" in text
 
 
+def test_a_bound_that_passes_is_not_called_proven(rich: Run) -> None:
+    lines = [line for line in shown(rich, terminal=False).splitlines() if line.startswith("not falsified: ")]
+    assert len(lines) == 1
+    assert "does not falsify <= 3; it could have shown as much as 5.6" in lines[0]
+
+
 def test_an_unjudged_run_says_so(situation_run: Callable[[str], Run]) -> None:
     text = shown(situation_run("interrupted"), terminal=False)
     assert "1 numbers were measured and not judged" in text
