@@ -107,7 +107,7 @@ def test_add_show_and_list(audit: Audit, cnn: Path) -> None:
     )
     out = audit.ok("add", "digits", cnn, *DIGITS, *more)
     assert out.startswith(
-        "added digits@1: state_dict, 10 classes, answers logit; gradients, labels, layers, logits, probabilities\n"
+        "added digits@1: state_dict, 10 classes, answers logit; gradients, labels, layers, logits, probabilities, retrain\n"
     )
     card = audit.registry.get("digits@production")
     assert f"digest {card.digest}" in out

@@ -17,7 +17,6 @@ from audit.demo.privacy import PRIVACY
 from audit.demo.tour import EXHIBITS, prepare_digits, prepare_imagenet, prepare_loans, prepare_tweets
 from audit.engine import run
 from audit.finding import canonical_json
-from audit.model import AuditedModel
 from audit.names import resolve
 from audit.parameters import UserError
 from audit.plan import bind
@@ -220,7 +219,7 @@ def test_the_scenario_of_the_readme_runs(home: Path) -> None:
 def test_the_python_of_the_readme_runs(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from toys import audited, trained_cnn
+    from toys import trained_cnn
 
     stored, memory = blocks("python")
     monkeypatch.chdir(ROOT)
@@ -231,10 +230,10 @@ def test_the_python_of_the_readme_runs(
     said = capsys.readouterr().out
     assert "performance.classification/accuracy" in said
     monkeypatch.undo()
-    model: AuditedModel = audited(trained_cnn(), (1, 8, 8), 10, bounds=(0.0, 16.0), name="candidate")
+    net = trained_cnn()
     x = np.random.default_rng(0).uniform(0, 16, (12, 1, 8, 8)).astype(np.float32)
     text = "name: m\nmodel: candidate\ndata: {source: given}\nchecks:\n  - performance.classification: {}\n    require: {accuracy: '>= 0'}\n"
-    names = {"scenario": parse(text), "model": model, "x": x, "y": model.predict(torch.from_numpy(x)).numpy()}
+    names = {"scenario": parse(text), "net": net, "x": x, "y": net(torch.from_numpy(x)).argmax(dim=1).numpy()}
     monkeypatch.setenv("AUDIT_HOME", str(home))
     exec(compile(memory, "README.md", "exec"), names)
     assert names["report"].exit_code == 0

@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 from audit.registry.store import Registry
 from audit.scenario import parse
-from audit.train import checkpoint, history, loop, training
+from audit.privacy import history
+from audit.train import checkpoint, loop, training
 from audit.train.canaries import GradientCanaries
 from audit.train.training_file import bind_training
 
