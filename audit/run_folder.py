@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from audit.finding import EvidenceRef, Finding, Measurement, Outcome, Record, canonical_json
 from audit.parameters import UserError
+from audit.whole_file import write_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,13 +49,7 @@ def safe_name(text: str) -> str:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file's content in one step: a reader sees the old or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(path, text.encode("utf-8"), shared=True, durable=False)
 
 
 # --- evidence ----------------------------------------------------------------------------------------------------

@@ -54,6 +54,25 @@ def goal(row: Mapping[str, Any]) -> str:
     return f"{row['ours_to_it']:.2f}" + (f" (goal {row['goal']:g})" if row["goal"] is not None else "")
 
 
+def arguments(about: str, known: Mapping[str, Any]) -> argparse.ArgumentParser:
+    """What every benchmark takes."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"of {', '.join(known)}; all by default")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    return parser
+
+
+def asked(parser: argparse.ArgumentParser, known: Mapping[str, Any]) -> argparse.Namespace:
+    """What the command line says; torch takes as many threads as it asks for."""
+    options = parser.parse_args()
+    if unknown := set(options.workloads) - set(known):
+        parser.error(f"no workload {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    torch.set_num_threads(options.threads)
+    return options
+
+
 def command_line(
     about: str | None,
     pattern: str,
@@ -64,15 +83,7 @@ def command_line(
 ) -> None:
     """Run the workloads named on the command line, print their rows, and write them as JSON where asked."""
     known = workloads(pattern, kind)
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"of {', '.join(known)}; all by default")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, help="write the figures there, too")
-    options = parser.parse_args()
-    if unknown := set(options.workloads) - set(known):
-        parser.error(f"no workload {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    torch.set_num_threads(options.threads)
+    options = asked(arguments(about, known), known)
     warnings.simplefilter("ignore")  # the peers' own
 
     results: dict[str, Any] = {"machine": {**machine(packages), "threads": options.threads}, "workloads": {}}

@@ -14,33 +14,23 @@ robust accuracy the ratios are others.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).parent))
 
 from _compare import Workload, compare, machine, pass_rate, show
-from _turns import workloads
+from _turns import arguments, asked, workloads
 
 
 def main() -> None:
     known = workloads("_*.py", Workload)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"of {', '.join(known)}; all by default")
+    parser = arguments(__doc__ or "", known)
     parser.add_argument("--eps", type=float, nargs="+", help="other radii than the workload's own")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, help="write the figures there, too")
-    options = parser.parse_args()
-    if unknown := set(options.workloads) - set(known):
-        parser.error(f"no workload {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    torch.set_num_threads(options.threads)
+    options = asked(parser, known)
 
     about = machine()
     print(json.dumps(about, indent=2))

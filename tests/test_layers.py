@@ -15,7 +15,7 @@ from audit.names import available, class_name, resolve
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"parameters", "language"},
+    {"parameters", "language", "whole_file"},
     {"gate", "names", "stats", "numbers"},
     {"finding"},
     {"rng", "scenario", "run_folder", "model", "data", "text", "context", "pairing", "recipe"},

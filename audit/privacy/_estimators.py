@@ -7,6 +7,7 @@ A model is fitted again only where it is asked about rows that it has not answer
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ import numpy as np
 
 from audit.parameters import NotApplicable, UserError
 from audit.privacy.shadow_models import Progress, Trained
+from audit.whole_file import write_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -242,7 +244,6 @@ def _digest(*parts: Any) -> str:
 def _store(path: Path, found: NDArray[np.float64]) -> None:
     """Written whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    with part.open("wb") as file:
-        np.save(file, found, allow_pickle=False)
-    part.replace(path)
+    content = io.BytesIO()
+    np.save(content, found, allow_pickle=False)
+    write_whole(path, content.getvalue(), shared=True)

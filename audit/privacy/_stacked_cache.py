@@ -6,10 +6,8 @@ is as good as none.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from audit.parameters import UserError
+from audit.whole_file import write_whole
 
 _ABOUT, _CHECK = "about", "blake2b"
 
@@ -67,21 +66,12 @@ class StackCache:
         Raises:
             UserError: the disk is full, or may not be written to.
         """
-        path = self._path(name)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in entry.tensors.items()}
         about = json.dumps(entry.about)
-        content = save(tensors, {_ABOUT: about, _CHECK: _digest(tensors, about)})
         try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            write_whole(self._path(name), save(tensors, {_ABOUT: about, _CHECK: _digest(tensors, about)}), shared=True)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise UserError(f"shadow models could not be written to {path}: {error.strerror}") from error
+            raise UserError(f"shadow models could not be written to {error.filename}: {error.strerror}") from error
 
     def drop(self, name: str) -> None:
         """Forget an entry."""

@@ -7,7 +7,6 @@ where the machine itself fails, nothing of a later release survives it either.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import io
@@ -20,6 +19,7 @@ from typing import Any, Self
 
 from audit.parameters import UserError
 from audit.train.ledger import Release
+from audit.whole_file import write_whole
 
 _JOURNAL, _CHECKPOINT = "journal.txt", "checkpoint.pt"
 
@@ -154,23 +154,3 @@ class TrainingFolder:
 
 def _line(release: Release) -> bytes:
     return f"{release.part} {release.step} {release.size}\n".encode("ascii")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that whoever reads it, whenever, finds the old content or the new."""
-    new = path.with_name(f"{path.name}.new")
-    try:
-        with new.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -24,10 +24,10 @@ from audit.registry.importing import import_callable, source_digest
 from audit.registry.store import Registry
 from audit.scenario import parse
 from audit.scenario.marked_yaml import dump_yaml
-from audit.train.checkpoint import write_whole
 from audit.train.training import Observer as TrainingObserver
 from audit.train.training import Trained, train
 from audit.train.training_file import Privacy, Training, TrainingFile
+from audit.whole_file import write_whole
 
 if TYPE_CHECKING:
     from audit.stored import Report

@@ -18,9 +18,9 @@ from audit.recipe import Recipe
 from audit.registry.card import ModelCard
 from audit.registry.store import Registry
 from audit.train import audit_scenario
-from audit.train.checkpoint import write_whole
 from audit.train.ledger import as_json
 from audit.train.training_file import Training, TrainingFile
+from audit.whole_file import write_whole
 
 if TYPE_CHECKING:
     from audit.train.canaries import InputCanaries

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from audit.report._view import RunView
@@ -86,3 +88,15 @@ def _turn(name: str, icon: str, told: str, to: int, possible: bool) -> None:
     st.button(
         icon, key=f"turn-{name}-{icon}", help=told, on_click=links.note, kwargs={name: str(to)}, disabled=not possible
     )
+
+
+def row(frame: Any, *, key: str, **shown: Any) -> int | None:
+    """Draw a table and give the row of it that the reader chose; None while there is none.
+
+    Args:
+        frame: a data frame, with a style or without.
+        shown: further arguments of `st.dataframe`.
+    """
+    state = st.dataframe(frame, key=key, hide_index=True, on_select="rerun", selection_mode="single-row", **shown)
+    chosen = state["selection"]["rows"]
+    return int(chosen[0]) if chosen else None

@@ -12,6 +12,7 @@ from audit.report._gate_line import HEIGHT, WIDTH, gate_line
 from audit.report._words import gate_of, interval_of, n_of, part_of, value_of
 from dashboard import links
 from dashboard.drawing import pictures, theme
+from dashboard.parts import choosing
 from dashboard.words import _, severity_word, status_sign
 
 ROW_HEIGHT = 66  # Streamlit breaks lines in rows higher than 64
@@ -30,20 +31,17 @@ def table(findings: Sequence[Finding], *, key: str, with_model: bool = False) ->
 
     rows = [_row(finding) for finding in findings]
     columns = _columns()
-    state = st.dataframe(
+    chosen = choosing.row(
         theme.toned(pd.DataFrame(rows), "status", [str(finding.status) for finding in findings]),
         key=key,
         column_order=[name for name in columns if name != "model" or with_model],
         column_config=columns,
-        hide_index=True,
         row_height=ROW_HEIGHT,
         height=min(len(rows), SHOWN) * ROW_HEIGHT + 40,
-        on_select="rerun",
-        selection_mode="single-row",
         alt=_("Gates with their intervals"),
     )
-    if chosen := state["selection"]["rows"]:
-        links.note(finding=findings[chosen[0]].id)
+    if chosen is not None:
+        links.note(finding=findings[chosen].id)
 
 
 def key_line() -> str:

@@ -19,7 +19,7 @@ from audit.report._view import RunView
 from audit.report._words import STATUS, part_of
 from dashboard import links
 from dashboard.drawing import charts, theme
-from dashboard.parts import gates
+from dashboard.parts import choosing, gates
 from dashboard.parts.markdown import plain
 from dashboard.reading import stored
 from dashboard.reading.stored import RunSummary
@@ -356,13 +356,11 @@ def _flipped(old: RunView, new: RunView, compared: Sequence[Change]) -> None:
 
         shown = sorted(found, key=lambda flip: flip.after - flip.before)[:FLIPS]
         rows = [{_("sample"): f.row, _("before"): number(f.before), _("after"): number(f.after)} for f in shown]
-        state = st.dataframe(
-            pd.DataFrame(rows), hide_index=True, key="flips", width=520, on_select="rerun", selection_mode="single-row"
-        )
+        clicked = choosing.row(pd.DataFrame(rows), key="flips", width=520)
         if len(found) > FLIPS:
             st.caption(_("{n} of {all} are shown.").format(n=f"{FLIPS:,}", all=f"{len(found):,}"))
-        if clicked := state["selection"]["rows"]:
-            links.note(sample=shown[clicked[0]].row)
+        if clicked is not None:
+            links.note(sample=shown[clicked].row)
     if (sample := links.asked("sample")) is not None:
         _sample(old, new, sample)
 

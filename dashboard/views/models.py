@@ -18,7 +18,7 @@ from audit.registry.card import ModelCard
 from audit.report._words import STATUS, VERDICTS, clean
 from dashboard import links
 from dashboard.drawing import theme
-from dashboard.parts import ledger, opened
+from dashboard.parts import choosing, ledger, opened
 from dashboard.parts.markdown import plain
 from dashboard.reading import registered, stored, trainings
 from dashboard.reading.measured import numbers
@@ -120,20 +120,17 @@ def _table(cards: Sequence[ModelCard], audited: Mapping[str, Sequence[RunSummary
     }  # fmt: skip
     shown = [name for name in names if frame[name].astype(bool).any() or name in ("model", "verdict")]
     statuses = [str(VERDICTS[run.word][0]) if run else str(Status.NOT_APPLICABLE) for run in newest]
-    state = st.dataframe(
+    chosen = choosing.row(
         theme.toned(frame[shown], "verdict", statuses),
         key="models",
-        hide_index=True,
         height=38 + 35 * min(len(cards), ROWS),
-        on_select="rerun",
-        selection_mode="single-row",
         placeholder="",
         alt=_("Registered models"),
         column_config={name: st.column_config.Column(names[name]) for name in shown},
     )
     st.caption(_("Choose a row to see the version below."))
-    if rows := state["selection"]["rows"]:
-        links.note(model=cards[rows[0]].ref)
+    if chosen is not None:
+        links.note(model=cards[chosen].ref)
 
 
 def _row(card: ModelCard, runs: Sequence[RunSummary]) -> dict[str, Any]:
@@ -275,19 +272,16 @@ def _runs(runs: Sequence[RunSummary]) -> None:
     ]  # fmt: skip
     names = {"verdict": _("Verdict"), "scenario": _("Scenario"), "when": _("When (UTC)"), "run": _("Run")}
     names |= {str(status): status_sign(status) for status in counted}
-    state = st.dataframe(
+    chosen = choosing.row(
         theme.toned(pd.DataFrame(rows), "verdict", [str(VERDICTS[run.word][0]) for run in runs]),
         key="runs-of-model",
-        hide_index=True,
         height=38 + 35 * min(len(rows), ROWS),
-        on_select="rerun",
-        selection_mode="single-row",
         column_config={name: st.column_config.Column(label) for name, label in names.items()},
         alt=_("Runs of this version"),
     )
     st.caption(_("Choose a row to open its run."))
-    if chosen := state["selection"]["rows"]:
-        links.go("run", run=runs[chosen[0]].name)
+    if chosen is not None:
+        links.go("run", run=runs[chosen].name)
 
 
 def _tests(tried: Mapping[str, Tested]) -> None:

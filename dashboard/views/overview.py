@@ -13,7 +13,7 @@ from audit.numbers import show_seconds
 from audit.report._words import VERDICTS
 from dashboard import links
 from dashboard.drawing import theme
-from dashboard.parts import course
+from dashboard.parts import choosing, course
 from dashboard.parts.markdown import plain
 from dashboard.reading import stored
 from dashboard.reading.stored import RunSummary
@@ -117,22 +117,19 @@ def _table(found: Sequence[RunSummary]) -> None:
     frame = frame.astype({str(status): "Int64" for status in COUNTED})
     counted = [status for status in COUNTED if any(summary.counts.get(status) for summary in found)]
     columns = _columns(counted)
-    state = st.dataframe(
+    chosen = choosing.row(
         theme.toned(frame, "verdict", [VERDICTS.get(summary.word, VERDICTS["damaged"])[0] for summary in found]),
         key="runs",
         column_order=list(columns),
         column_config=columns,
-        hide_index=True,
         row_height=ROW_HEIGHT,
         height=min(len(found), SHOWN) * ROW_HEIGHT + 40,
-        on_select="rerun",
-        selection_mode="single-row",
         placeholder="",
         alt=_("Runs with their verdicts"),
     )
     st.caption(_("Choose a row to open its run. Numbers count findings; a click on a heading sorts."))
-    if chosen := state["selection"]["rows"]:
-        links.go("run", run=found[chosen[0]].name)
+    if chosen is not None:
+        links.go("run", run=found[chosen].name)
 
 
 def _known_checks() -> dict[str, list[str]]:

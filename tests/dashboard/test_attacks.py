@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
-from PIL import Image
+from drawn import charts, figures, html, tiles
 from texts import reviews, word_model
 from torch import nn
 from toys import audited, batch, data, digits, trained_cnn
@@ -79,29 +74,6 @@ class Slope(nn.Module):
 def there(attacked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AUDIT_HOME", str(attacked))
     return attacked
-
-
-def html(app: Any) -> str:
-    return "\n".join(element.proto.body for element in app.get("html"))
-
-
-def charts(app: Any) -> dict[str, list[list[dict[str, Any]]]]:
-    """Rows behind every chart by its title."""
-    found = {}
-    for element in app.get("vega_lite_chart"):
-        title = json.loads(element.proto.spec)["title"]
-        sets = [pa.ipc.open_stream(one.data.data).read_pandas().to_dict("records") for one in element.proto.datasets]
-        found[title if isinstance(title, str) else title["text"]] = sets
-    return found
-
-
-def figures(app: Any) -> dict[str, np.ndarray]:
-    found = re.findall(r'<figcaption>(.*?)</figcaption><img src="data:image/png;base64,([^"]+)"', html(app))
-    return {caption: np.asarray(Image.open(io.BytesIO(base64.b64decode(body)))) for caption, body in found}
-
-
-def tiles(app: Any) -> list[Any]:
-    return [button for button in app.button if str(button.key).startswith("tile-")]
 
 
 def numbers(there: Path) -> tuple[measured.Number, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import registered
+from drawn import html
 from streamlit.testing.v1 import AppTest
 
 from audit.registry.store import Registry
@@ -61,10 +62,6 @@ def page(models: Path, shared: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         return app
 
     return look
-
-
-def html(app: AppTest) -> str:
-    return "\n".join(element.proto.body for element in app.get("html"))
 
 
 def figures(app: AppTest) -> dict[str, str]:

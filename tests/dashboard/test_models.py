@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pytest
 import torch
+from drawn import charts, html
 from safetensors.torch import save_model
 from toys import digits
 from trainable import Softmax
@@ -66,21 +64,6 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(filled: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("AUDIT_HOME", str(filled))
     return filled
-
-
-def html(app: Any) -> str:
-    return "\n".join(element.proto.body for element in app.get("html"))
-
-
-def charts(app: Any) -> dict[str, list[list[dict[str, Any]]]]:
-    """Rows behind every chart by its title."""
-    found = {}
-    for element in app.get("vega_lite_chart"):
-        title = json.loads(element.proto.spec)["title"]
-        found[title] = [
-            pa.ipc.open_stream(one.data.data).read_pandas().to_dict("records") for one in element.proto.datasets
-        ]
-    return found
 
 
 def test_an_empty_registry_says_how_to_start(home, opened):

@@ -13,8 +13,8 @@ from typing import Any
 
 import altair as alt
 import numpy as np
-import pyarrow as pa
 import pytest
+from drawn import charts, html
 from toys import audited, digits, trained_cnn
 
 from audit.engine import run
@@ -147,20 +147,6 @@ def copied(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     home = shutil.copytree(trained, tmp_path / "home")
     monkeypatch.setenv("AUDIT_HOME", str(home))
     return home
-
-
-def charts(app: Any) -> dict[str, list[list[dict[str, Any]]]]:
-    """Rows behind every chart by its title; each chart meets Vega-Lite's schema."""
-    found = {}
-    for element in app.get("vega_lite_chart"):
-        spec = json.loads(element.proto.spec)
-        sets = [pa.ipc.open_stream(one.data.data).read_pandas().to_dict("records") for one in element.proto.datasets]
-        found[spec["title"] if isinstance(spec["title"], str) else spec["title"]["text"]] = sets
-    return found
-
-
-def html(app: Any) -> str:
-    return "\n".join(element.proto.body for element in app.get("html"))
 
 
 def rows(sets: list[list[dict[str, Any]]], *columns: str) -> list[dict[str, Any]]:

@@ -9,17 +9,13 @@ import zipfile
 from collections.abc import Iterator
 
 import pytest
+from drawn import html
 
 from audit.numbers import show
 from audit.run_folder import Run, RunWriter
 
 PASSES = '{toy.coins: {k: 90}, require: {heads: ">= 0.6"}}'
 FAILS = '{toy.coins: {k: 10, parts: {left: 3}}, require: {heads: ">= 0.6", "heads[side=left]": ">= 0.1"}, severity: critical}'
-
-
-def html(app):
-    """Everything that is drawn as HTML."""
-    return "\n".join(element.proto.body for element in app.get("html"))
 
 
 def gates(app):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 import shutil
@@ -16,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from PIL import Image
+from drawn import figures, html, tiles
 from texts import reviews, word_model
 from toys import audited, batch, data, digits, trained_cnn
 
@@ -47,16 +45,6 @@ checks:
 ONE = "name: one\nmodel: toy\ndata: {source: given}\nseed: 3\nchecks:\n  - explanation.faithfulness: {explainer: EXPLAINER, samples: 12, keep: 12, steps: 4, random_orders: 2}\n"
 
 
-def html(app) -> str:
-    return "\n".join(element.proto.body for element in app.get("html"))
-
-
-def figures(app) -> dict[str, np.ndarray]:
-    """Pictures by their captions, of equal ones the last."""
-    found = re.findall(r'<figcaption>(.*?)</figcaption><img src="data:image/png;base64,([^"]+)"', html(app))
-    return {caption: np.asarray(Image.open(io.BytesIO(base64.b64decode(body)))) for caption, body in found}
-
-
 def charts(app) -> list[dict]:
     """Charts as drawn, their rows under ``datasets``."""
     found = []
@@ -75,10 +63,6 @@ def titles(app) -> list[str]:
         for chart in charts(app)
         if "title" in chart
     ]
-
-
-def tiles(app) -> list:
-    return [button for button in app.button if str(button.key).startswith("tile-")]
 
 
 def explained(home: Path, text: str, model: AuditedModel, rows: AuditData, name: str) -> None:

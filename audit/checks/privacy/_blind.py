@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 from audit.finding import Measurement, Metric, RankAuc
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
     from numpy.typing import NDArray
 
     from audit.context import Context
     from audit.data import Batch
     from audit.model import AuditedModel
+    from audit.privacy.blind_control import BlindAuc
 
 BLIND_AUC = Metric(name="blind_auc", title="AUC of inputs alone (control)", better="neither", kinds=("rank_auc",))
 
@@ -34,10 +37,21 @@ def blind_control(
     found = model.remembered(
         f"blind control {key}",
         1,
-        lambda: blind_auc(_inputs(members), _inputs(held_out), generator("blind control", key)),
+        lambda: blind_auc(inputs_of(members), inputs_of(held_out), generator("blind control", key)),
     )
+    return blind_measurement(found, metrics, "held-out rows")
+
+
+def blind_measurement(found: BlindAuc, metrics: Iterable[str], others: str) -> Measurement:
+    """A blind control as measured; where its interval excludes 0.5 it voids the `metrics`.
+
+    Args:
+        others: what the rows are called that are no members.
+    """
     low, high = found.interval()
-    why = f"inputs alone tell members from held-out rows (blind AUC {found.value:.3f}, 95 % interval {low:.3f} to {high:.3f})"
+    why = (
+        f"inputs alone tell members from {others} (blind AUC {found.value:.3f}, 95 % interval {low:.3f} to {high:.3f})"
+    )
     seen = f"a shift that inputs alone tell with an AUC below {found.detectable:.3f} would go unseen with so few rows"
     return Measurement(
         metric="blind_auc",
@@ -47,5 +61,6 @@ def blind_control(
     )
 
 
-def _inputs(batch: Batch) -> NDArray[np.float64]:
+def inputs_of(batch: Batch) -> NDArray[np.float64]:
+    """Rows as flat numbers, ``(N, D)``."""
     return batch.x.reshape(len(batch), -1).astype(float)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from audit.checks import Check
+from audit.checks.privacy._blind import BLIND_AUC, blind_measurement, inputs_of
 from audit.checks.privacy._membership_attacks import FROM_LABELS, PER_RECORD, WITH_SHADOWS, Adversary, AttackName
 from audit.finding import EvidenceRef, Measurement, Metric, Proportion, RankAuc, Resampled
 from audit.model import Capability, Task
@@ -58,7 +59,7 @@ class MembershipInference(Check):
         Metric(
             name="exposed_records", title="members ranked above every non-member", better="lower", kinds=("proportion",)
         ),
-        Metric(name="blind_auc", title="AUC of inputs alone (control)", better="neither", kinds=("rank_auc",)),
+        BLIND_AUC,
     )
     tasks: ClassVar[frozenset[Task]] = frozenset({"classification"})
     remedy: ClassVar = (
@@ -126,18 +127,9 @@ class MembershipInference(Check):
         """What inputs alone tell; where that is something, every other number is void."""
         from audit.privacy.blind_control import blind_auc
 
-        blind = blind_auc(_inputs(members), _inputs(others), ctx.generator("blind"), max_rows=self.blind_rows)
-        low, high = blind.interval()
-        why = f"inputs alone tell members from non-members (blind AUC {blind.value:.3f}, 95 % interval {low:.3f} to {high:.3f})"
-        rest = [metric.name for metric in self.metrics if metric.name != "blind_auc"]
-        return Measurement(
-            metric="blind_auc",
-            estimate=RankAuc(value=blind.value, n_pos=blind.n_members, n_neg=blind.n_non_members),
-            voids=dict.fromkeys(rest, why) if not low <= 0.5 <= high else {},
-            cautions=(
-                f"a shift that inputs alone tell with an AUC below {blind.detectable:.3f} would go unseen with so few rows",
-            ),
-        )
+        blind = blind_auc(inputs_of(members), inputs_of(others), ctx.generator("blind"), max_rows=self.blind_rows)
+        rest = [metric.name for metric in self.metrics if metric is not BLIND_AUC]
+        return blind_measurement(blind, rest, "non-members")
 
     def _measured(self, name: AttackName, attacked: Attacked, ctx: Context) -> Iterator[Measurement]:
         """AUC, advantage, and members found at each false positive rate."""
@@ -197,10 +189,6 @@ class MembershipInference(Check):
                 *attacked.cautions,
             ),
         )
-
-
-def _inputs(batch: Batch) -> NDArray[np.float64]:
-    return batch.x.reshape(len(batch), -1).astype(float)
 
 
 def _store_roc(members: NDArray[np.float64], others: NDArray[np.float64], attack: str, ctx: Context) -> EvidenceRef:
