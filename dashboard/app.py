@@ -17,7 +17,7 @@ from dashboard.parts.markdown import plain
 from dashboard.words import _
 
 SIDEBAR = 232  # pixels: tables want the rest
-ICON = Path(__file__).parent / "icon.svg"
+ICON, LOGO = (Path(__file__).parent / name for name in ("icon.svg", "logo.svg"))
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def main() -> None:
         initial_sidebar_state=SIDEBAR,
         menu_items={"About": f"assay {__version__}"},
     )
+    st.logo(str(LOGO), size="large", icon_image=str(ICON))
     words.choose_language()
     found = views()
     pages = {
