@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 State = Literal["running", "interrupted", "finished"]
 FORMAT = 1
+DEEPEST = 64
+"""Levels of mappings and lists within one another that a stored value may have: what a run writes has a dozen."""
 
 
 class Recorded(Record):
@@ -90,11 +93,8 @@ class Evidence:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        try:
-            self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"evidence {folder} cannot be read: {error}") from error
-        self._chunks = [line for line in _json_lines(folder / "index.jsonl") if isinstance(line.get("ids"), list)]
+        self.meta: dict[str, Any] = _mapping(folder / "meta.json")
+        self._chunks = [_chunk(line, folder / "index.jsonl") for line in _json_lines(folder / "index.jsonl")]
 
     @property
     def kind(self) -> str:
@@ -140,28 +140,107 @@ class Evidence:
         return np.concatenate([self._file(chunk, name, whole=True) for chunk in self._chunks])
 
     def _file(self, chunk: Mapping[str, Any], name: str, whole: bool = False) -> NDArray[Any]:
-        """A chunk's field, read at once or as its rows are asked for."""
+        """A chunk's field, read at once or as its rows are asked for; it is what the index says, or damaged."""
         import numpy as np
 
         path = self._folder / f"{chunk['chunk']:05d}.{name}.npy"
+        if name not in chunk["fields"]:
+            raise UserError(f"evidence {self._folder} is damaged: it has no field '{name}'")
         try:
-            return np.load(path, mmap_mode=None if whole else "r", allow_pickle=False)  # type: ignore[no-any-return]
+            array: NDArray[Any] = np.load(_plain(path), mmap_mode=None if whole else "r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"evidence {path} is damaged: {error}") from error
+            raise UserError(f"evidence {path} is damaged: {_said(error)}") from error
+        found = [array.dtype.str, list(array.shape)]
+        dtype, shape = chunk["fields"][name]
+        if found != [dtype, [len(chunk["ids"]), *shape]]:
+            raise UserError(f"evidence {path} is damaged: {found} instead of {[dtype, [len(chunk['ids']), *shape]]}")
+        return array
+
+
+def _chunk(line: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A line of an index: the number of a chunk, the ids of its rows, and of each field its type and the shape of a row."""
+    number, ids, fields = (line.get(key) for key in ("chunk", "ids", "fields"))
+    sound = (
+        isinstance(number, int)
+        and isinstance(ids, list)
+        and all(isinstance(one, str) for one in ids)
+        and isinstance(fields, dict)
+        and all(
+            "/" not in name and isinstance(known, list) and len(known) == 2 and isinstance(known[1], list)
+            for name, known in fields.items()
+        )
+    )
+    if not sound:
+        raise UserError(f"{path} is damaged: a chunk's number, ids and fields are expected")
+    return line
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Every complete line; a last line that a kill cut short is left out."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    try:
+        opened = _plain(path).open(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {_said(error)}") from error
+    with opened as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith("\n"):
                 return
             try:
-                yield json.loads(line)
+                yield _parsed(line)
             except ValueError as error:
                 raise UserError(f"{path}:{number} is damaged: {error}") from error
+
+
+def _plain(path: Path) -> Path:
+    """The path of a file that holds its content itself: a link could show any file of this machine, and a pipe has no end.
+
+    Raises:
+        UserError: it is something else.
+        OSError: it is not there.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise UserError(f"{path} is no plain file")
+    return path
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """A JSON file of a run.
+
+    Raises:
+        UserError: it is not there, or cannot be read.
+    """
+    try:
+        return _parsed(_plain(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """An error without the path that the line names already."""
+    return str(error.strerror if isinstance(error, OSError) else error)
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """A JSON mapping, not deeper than a reader's own recursion goes.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("a JSON mapping is expected")
+    level: list[Any] = [found]
+    for _ in range(DEEPEST):
+        items = (item for one in level for item in (one.values() if isinstance(one, dict) else one))
+        level = [item for item in items if isinstance(item, (dict, list))]
+        if not level:
+            return found
+    raise ValueError("its values are nested too deeply")
 
 
 # --- writing -----------------------------------------------------------------------------------------------------
@@ -261,13 +340,10 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self.manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise UserError(f"{path} is no run folder: it has no manifest.json") from error
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path / 'manifest.json'} cannot be read: {error}") from error
-        if not isinstance(self.manifest, dict) or self.manifest.get("format") != FORMAT:
+        if not os.path.lexists(path / "manifest.json"):
+            raise UserError(f"{path} is no run folder: it has no manifest.json")
+        self.manifest: dict[str, Any] = _mapping(path / "manifest.json")
+        if self.manifest.get("format") != FORMAT:
             raise UserError(
                 f"{path / 'manifest.json'}: format {FORMAT} expected; this run was written by another version"
             )
@@ -291,9 +367,9 @@ class Run:
 
     def _text(self, name: str) -> str:
         try:
-            return (self.path / name).read_text(encoding="utf-8")
+            return _plain(self.path / name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.path / name} cannot be read: {error}") from error
+            raise UserError(f"{self.path / name} cannot be read: {_said(error)}") from error
 
     @cached_property
     def recorded(self) -> tuple[Recorded, ...]:
@@ -316,7 +392,7 @@ class Run:
     def timings(self) -> dict[str, Any]:
         """Seconds per step; empty for an unfinished run."""
         path = self.path / "timings.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return _mapping(path) if os.path.lexists(path) else {}
 
     def evidence(self, ref: EvidenceRef) -> Evidence:
         """Open a piece of evidence.
