@@ -20,7 +20,7 @@ def gate_line(finding: Finding) -> str:
         return ""
     point = None if gate.baseline else estimate.value
     low, high = finding.interval
-    ends = _domain([v for v in (point, low, high, gate.threshold) if v is not None], estimate.kind, gate.baseline)
+    ends = _domain([v for v in (point, low, high, gate.threshold) if v is not None], gate.baseline)
 
     def at(value: float) -> float:
         return _LEFT + (value - ends[0]) / (ends[1] - ends[0]) * (_RIGHT - _LEFT)
@@ -66,13 +66,17 @@ def _interval(x1: float, x2: float, low: float | None, high: float | None) -> st
     return "".join(out)
 
 
-def _domain(values: list[float], kind: str, difference: bool) -> tuple[float, float]:
-    """A stretch of the axis that holds the values with some air, and no rate below 0 or above 1."""
-    low, high = min(values), max(values)
-    air = 0.2 * (high - low) or 0.2 * abs(low) or 1.0
-    low, high = low - air, high + air
-    if kind in ("proportion", "rank_auc") and not difference:
-        low, high = max(low, min(0.0, *values)), min(high, max(1.0, *values))
+def _domain(values: list[float], difference: bool) -> tuple[float, float]:
+    """A stretch of the axis that holds the values with some air, which goes past 0 and past 1 only where a value does.
+
+    Shares end there, counts and distances begin there; a difference knows no such ends.
+    """
+    first, last = min(values), max(values)
+    air = 0.2 * (last - first) or 0.2 * abs(first) or 1.0
+    low, high = first - air, last + air
+    if not difference:
+        low = 0.0 if low < 0 <= first else low
+        high = 1.0 if last <= 1 < high else high
     step = 10.0 ** _magnitude(high - low)
     return round(low / step) * step, round(high / step) * step
 

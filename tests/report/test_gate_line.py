@@ -92,6 +92,24 @@ def test_rates_stay_between_zero_and_one(make: Any) -> None:
     assert [t.text for t in root.iter("text") if t.get("class") is None][1] == "1"
 
 
+@pytest.mark.parametrize(
+    ("value", "required", "low", "high"),
+    [
+        (0.981, ">= 0.95", (0.9, 0.95), (1, 1)),
+        (0.0, "== 0", (0, 0), (0.01, 1)),
+        (1.4, ">= 0.9", (0.5, 0.9), (1.5, 2)),
+        (-0.2, ">= 0", (-0.3, -0.2), (0.001, 0.1)),
+    ],
+)
+def test_the_axis_passes_zero_and_one_only_where_a_value_does(
+    make: Any, value: float, required: str, low: tuple[float, float], high: tuple[float, float]
+) -> None:
+    root = drawn(make.finding(estimate=make.Mean(value=value, se=0.009 if value else 0.0, n=540), required=required))
+    ends = [float(t.text or "") for t in root.iter("text") if t.get("class") is None]
+    assert low[0] <= ends[0] <= low[1]
+    assert high[0] <= ends[1] <= high[1]
+
+
 def test_nothing_is_drawn_of_nothing(make: Any) -> None:
     assert gate_line(make.finding(required=">= 0.6", status=make.Status.ERROR)) == ""
     assert gate_line(make.finding(estimate=make.Exact(value=1))) == ""
