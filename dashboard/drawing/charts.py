@@ -425,8 +425,23 @@ class Dot:
     told: str
 
 
-def dots(found: Sequence[Dot], *, title: str, label: str, share: bool = True, log: bool = False) -> Drawn:
-    """Numbers with their intervals below one another, on one axis; `share`: from 0 to 1."""
+def dots(
+    found: Sequence[Dot],
+    *,
+    title: str,
+    label: str,
+    share: bool = True,
+    log: bool = False,
+    around: float | None = None,
+    marked: float | None = None,
+) -> Drawn:
+    """Numbers with their intervals below one another, on one axis.
+
+    Args:
+        share: they lie between 0 and 1, and the axis counts in percent.
+        around: the axis has this number in its middle, a line on it, and is as wide as the numbers need.
+        marked: a line at a number that the others are held against.
+    """
     import altair as alt
     import pandas as pd
 
@@ -442,9 +457,14 @@ def dots(found: Sequence[Dot], *, title: str, label: str, share: bool = True, lo
     names, groups = list(dict.fromkeys(frame["name"])), list(dict.fromkeys(frame["group"]))
     looks = series_scale(groups)
     legend = None if len(groups) == 1 else alt.Legend(title=None, orient="bottom")
-    scale = alt.Scale(domain=[0, 1]) if share else alt.Scale(type="log") if log else alt.Scale(zero=True)
+    ends = [float(frame[side].min()) for side in ("low", "value")] + [
+        float(frame[side].max()) for side in ("high", "value")
+    ]
+    domain = _ends_around(around, ends, share) if around is not None else _ends_of_shares(max(ends)) if share else None
+    scale = alt.Scale(domain=domain) if domain else alt.Scale(type="log") if log else alt.Scale(zero=True)
+    axis = alt.Axis(format="~%", tickCount=8) if share and around is None else alt.Axis(tickCount=8)
     base = alt.Chart(frame).encode(
-        y=alt.Y("name:N", sort=names, title=None, axis=alt.Axis(labelLimit=260)),
+        y=alt.Y("name:N", sort=names, title=None, axis=alt.Axis(labelLimit=260, labelFlush=False)),
         color=alt.Color("group:N", scale=looks["color"], sort=groups, legend=legend),
         tooltip=[
             alt.Tooltip("name:N", title=_("what")),
@@ -455,12 +475,32 @@ def dots(found: Sequence[Dot], *, title: str, label: str, share: bool = True, lo
     )
     if len(groups) > 1:
         base = base.encode(yOffset=alt.YOffset("group:N", sort=groups))
-    x = alt.X("value:Q", title=label, scale=scale)
-    rules = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=label, scale=scale), x2="high:Q")
-    points = base.mark_point(filled=True, size=70).encode(
+    x = alt.X("value:Q", title=label, scale=scale, axis=axis)
+    rules = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=label, scale=scale, axis=axis), x2="high:Q")
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(
         x=x, shape=alt.Shape("group:N", scale=looks["shape"], sort=groups, legend=legend)
     )
-    return alt.layer(rules, points).properties(title=title, height=AROUND + (12 + 16 * len(groups)) * len(names))
+    layers: list[Any] = [rules, points]
+    if (at := around if marked is None else marked) is not None:
+        soft = theme.colours(theme.mode())["soft"]
+        line = alt.Chart(pd.DataFrame({"at": [at]}))
+        layers.insert(0, line.mark_rule(color=soft, strokeDash=[5, 3], strokeWidth=1.5).encode(x="at:Q"))
+    return alt.layer(*layers).properties(title=title, height=AROUND + (12 + 16 * len(groups)) * len(names))
+
+
+def _ends_of_shares(largest: float) -> list[float]:
+    """From 0 to the tenth above the largest; small shares are not to be lost in an empty field."""
+    import math
+
+    return [0.0, 1.0 if largest > 0.5 else min(1.0, math.ceil(10 * largest + 0.5) / 10)]
+
+
+def _ends_around(middle: float, ends: Sequence[float], share: bool) -> list[float]:
+    """A field with `middle` in its middle that holds every number."""
+    reach = max(0.05, *(1.15 * abs(end - middle) for end in ends))
+    if share:
+        reach = min(reach, middle, 1 - middle)
+    return [middle - reach, middle + reach]
 
 
 def heat(
@@ -475,8 +515,13 @@ def heat(
     rows, columns = (list(dict.fromkeys(frame[name])) for name in ("row", "column"))
     palette = theme.colours(theme.mode())
     base = alt.Chart(frame).encode(
-        x=alt.X("column:N", sort=columns, title=column_title, axis=alt.Axis(labelAngle=0, labelLimit=140)),
-        y=alt.Y("row:N", sort=rows, title=row_title, axis=alt.Axis(labelLimit=200)),
+        x=alt.X(
+            "column:N",
+            sort=columns,
+            title=column_title,
+            axis=alt.Axis(labelAngle=_angle(columns), labelLimit=140, labelOverlap=False),
+        ),
+        y=alt.Y("row:N", sort=rows, title=row_title, axis=alt.Axis(labelLimit=200, labelFlush=False)),
         tooltip=[
             alt.Tooltip("row:N", title=row_title),
             alt.Tooltip("column:N", title=column_title),
@@ -491,7 +536,19 @@ def heat(
         text="shown:N",
         color=alt.condition("datum.share > 0.6", alt.value(palette["paper"]), alt.value(palette["ink"])),
     )
-    return alt.layer(tint, text).properties(title=title, height=AROUND + 30 * len(rows))
+    return alt.layer(tint, text).properties(
+        title=title, height=AROUND + 30 * len(rows) + (60 if _angle(columns) else 0)
+    )
+
+
+ROOM = 90
+"""Letters that names of columns have side by side before they lean."""
+
+
+def _angle(columns: Sequence[str]) -> int:
+    """How names of columns lie: level where there is room."""
+    longest = max((len(name) for name in columns), default=0)
+    return 0 if (longest + 2) * len(columns) <= ROOM else -40
 
 
 def histogram(

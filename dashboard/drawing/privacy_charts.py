@@ -364,15 +364,3 @@ def frontier(
             ),
         ]  # fmt: skip
     return alt.layer(*layers).properties(title=title, height=320)
-
-
-def at_chance(chart: charts.Drawn, value: float) -> charts.Drawn:
-    """A chart of numbers side by side, with a line where chance alone would put them."""
-    import altair as alt
-    import pandas as pd
-
-    line = pd.DataFrame([{"at": value}])
-    soft = theme.colours(theme.mode())["soft"]
-    rule = alt.Chart(line).mark_rule(color=soft, strokeDash=[5, 3], strokeWidth=2).encode(x="at:Q")
-    joined: charts.Drawn = chart + rule
-    return joined

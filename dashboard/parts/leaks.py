@@ -120,7 +120,7 @@ def membership(view: RunView, model: str, measured: Sequence[Number]) -> None:
         dots += [Dot(one.dims["attack"], "", one.value, one.low, one.high, one.told) for one in areas]
         if dots:
             charts.draw(
-                privacy_charts.at_chance(charts.dots(dots, title=_("Area under each curve"), label=_("membership AUC")), 0.5),
+                charts.dots(dots, title=_("Area under each curve"), label=_("membership AUC"), around=0.5),
                 _("Good: all intervals hold the dashed line at 0.5. The control sees no model: where it is off the line, nothing else counts."),
                 key=f"areas-{step}",
             )  # fmt: skip
@@ -328,9 +328,7 @@ def attributes(view: RunView, model: str, measured: Sequence[Number]) -> None:
     ]
     if gained:
         charts.draw(
-            privacy_charts.at_chance(
-                charts.dots(gained, title=_("Gained by asking the model"), label=_("share of rows"), share=False), 0.0
-            ),
+            charts.dots(gained, title=_("Gained by asking the model"), label=_("share of rows"), share=False, around=0.0),
             _("Good: both intervals hold zero. A leak on members and on others alike is what the model learnt of the world; on members only "
               "it is memory."),
             key="gained",
@@ -427,7 +425,7 @@ def memorisation(view: RunView, model: str, measured: Sequence[Number]) -> None:
     ]
     if near:
         charts.draw(
-            privacy_charts.at_chance(charts.dots(near, title=_("Samples and their nearest members"), label=_("share beyond chance"), share=False), 0.0),
+            charts.dots(near, title=_("Samples and their nearest members"), label=_("share beyond chance"), share=False, around=0.0),
             _("Good: intervals hold zero: samples are no nearer to members than to rows held out."),
             key="nearest",
         )  # fmt: skip
