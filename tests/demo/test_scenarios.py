@@ -46,6 +46,7 @@ def digits_runs(home: Path) -> tuple[Report, Report, Report]:
     fewer = [
         "robustness.evasion.samples=40", "evasion-l2.samples=40", "explanation.faithfulness.samples=20", "faithfulness-of-saliency.samples=20",
         "explanation.completeness.samples=20", "explanation.agreement.samples=8", "explanation.stability_under_attack.samples=4",
+        "explanation.adversarial_shift.samples=20",
         "robustness.security_curve.samples=20", "robustness.certified_bounds.samples=4", "robustness.gradient_masking.samples=30",
         "robustness.corruptions.samples=20",
     ]  # fmt: skip

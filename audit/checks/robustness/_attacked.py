@@ -151,13 +151,21 @@ class Outcome:
         )
 
 
-def run_attack(rows: Rows, name: str, attack: Attack, keep: int, progress: Callable[[int], None]) -> Outcome:
+def run_attack(
+    rows: Rows,
+    name: str,
+    attack: Attack,
+    keep: int,
+    progress: Callable[[int], None],
+    proposed: Callable[[Tensor, Tensor], None] | None = None,
+) -> Outcome:
     """Attack in chunks and ask the model again about what the attack proposes.
 
     Args:
         name: what the attack's numbers are called.
         keep: adversarial examples to store.
         progress: told how many rows are done.
+        proposed: given each chunk's positions ``(K,)`` and candidates ``(K, *shape)``, whether they count or not.
     """
     import torch
 
@@ -178,6 +186,8 @@ def run_attack(rows: Rows, name: str, attack: Attack, keep: int, progress: Calla
         late = spent > (part.threat.queries or torch.iinfo(torch.int64).max)
         kept = replace(confirmed, success=confirmed.success & ~late)
         store.add(part, found.x, kept, spent)
+        if proposed is not None:
+            proposed(at, found.x)
         success[at], refused[at], overran[at] = kept.success, confirmed.refused, confirmed.success & late
         size[at], queries[at] = confirmed.size, spent
         if found.zero_gradients is not None:
