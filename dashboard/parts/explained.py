@@ -216,19 +216,24 @@ def tables(found: Sequence[Map], scene: Scene) -> None:
         columns = st.columns(min(2, len(found)), gap="large")
         for column, one in zip(columns, found[start : start + 2], strict=False):
             with column:
-                names, cells = one.series.reader.columns(one.row["x"])
-                values = scene.look.of(one.row["values"]).ravel()
-                base = float(one.row["base_value"]) if "base_value" in one.row else 0.0
-                score = float(one.row["score"]) if "score" in one.row and scene.look.part == "signed" else None
-                charts.draw(
-                    charts.waterfall(
-                        [f"{name} = {cell}" for name, cell in zip(names, cells, strict=True)], values.tolist(), base, score,
-                        title=one.label, label=_("score of {target}").format(target=scene.name_of(one.target)) if scene.classes else _("value"),
-                    ),
-                    _("Good: the bars reach from the base value to the score, and the longest are reasons that hold up."),
-                    key=f"waterfall-{one.label}",
-                )  # fmt: skip
+                waterfall(one, scene, one.label, key=f"waterfall-{one.label}")
                 gallery.facts(known_of(one))
+
+
+def waterfall(one: Map, scene: Scene, title: str, *, key: str) -> None:
+    """One row's contributions, from the base value to the score."""
+    names, cells = one.series.reader.columns(one.row["x"])
+    values = scene.look.of(one.row["values"]).ravel()
+    base = float(one.row["base_value"]) if "base_value" in one.row else 0.0
+    score = float(one.row["score"]) if "score" in one.row and scene.look.part == "signed" else None
+    charts.draw(
+        charts.waterfall(
+            [f"{name} = {cell}" for name, cell in zip(names, cells, strict=True)], values.tolist(), base, score, title=title,
+            label=_("score of {target}").format(target=scene.name_of(one.target)) if scene.classes else _("value"),
+        ),
+        _("Good: the bars reach from the base value to the score, and the longest are reasons that hold up."),
+        key=key,
+    )  # fmt: skip
 
 
 # --- what is known of a map --------------------------------------------------------------------------------------
