@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import datetime
 import sys
 from pathlib import Path
@@ -13,18 +12,19 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 from jinja2.ext import extract_from_ast
 
+from audit.catalogues import stored
+from audit.catalogues.stored import KEYWORDS, Text
 from audit.finding import Severity
 from audit.language import CATALOGUES, DOMAIN, LANGUAGES
 from audit.model import FieldKind, OutputSpace, Task
 from audit.names import available, resolve
+from audit.report._about import about
 from audit.report._coverage import HEADINGS
 from audit.report._evidence import KINDS
 from audit.report._reconstructed import SHOWN
+from audit.report._told import MARKS
 from audit.report._words import ACCESS, BOUND_HELD, GOALS, STATUS, VERDICTS
 from audit.report.html import environment
-
-Text = str | tuple[str, ...]
-"""A text, or one and many."""
 
 SOURCES = (
     "dashboard/**/*.py",
@@ -33,8 +33,6 @@ SOURCES = (
     "audit/numbers.py",
     "audit/report/templates/*.j2",
 )
-KEYWORDS = {"_": 1, "ngettext": 2}
-"""Functions that translate, and how many texts each takes."""
 OUTCOMES = ("completed", "unfinished")
 """How a step ended, where no status says it."""
 WIDTH = 120
@@ -42,7 +40,7 @@ WRITTEN = datetime.datetime(2026, 11, 22, tzinfo=datetime.UTC)
 """What a catalogue's head says, whenever it is written: the same texts are the same bytes."""
 
 
-def vocabulary() -> list[str]:
+def vocabulary() -> list[Text]:
     """Words that the source keeps in tables, and that a page translates when it shows them."""
     return [
         *(text for status in STATUS.values() for text in (status.word, status.meaning)),
@@ -59,7 +57,18 @@ def vocabulary() -> list[str]:
         *HEADINGS.values(),
         *KINDS.values(),
         *sorted({name.split(".")[0] for name in _own()}),
-        *sorted({metric.title for name in _own() for metric in resolve("checks", name).metrics}),
+        *sorted(
+            {
+                text
+                for name in _own()
+                for metric in resolve("checks", name).metrics
+                for text in (metric.title, metric.unit)
+                if text
+            }
+        ),
+        *MARKS,
+        *stored.sentences(),
+        *(text for name in _own() for text in _own_words(name)),
     ]
 
 
@@ -69,16 +78,10 @@ def _own() -> list[str]:
     return [name for name in available("checks") if name.split(".")[0] in families]
 
 
-def messages(source: str) -> list[Text]:
-    """The texts in calls of ``_`` and ``ngettext``, those inside f-strings too, which Babel's own reader does not see."""
-    found: list[Text] = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KEYWORDS:
-            arguments = node.args[: KEYWORDS[node.func.id]]
-            texts = tuple(a.value for a in arguments if isinstance(a, ast.Constant) and isinstance(a.value, str))
-            if len(texts) == KEYWORDS[node.func.id]:
-                found.append(texts if len(texts) > 1 else texts[0])
-    return found
+def _own_words(check: str) -> list[str]:
+    """What a check says of itself."""
+    told = about(check)
+    return [text for text in (told.summary, told.blind_spots, told.remedy) if text]
 
 
 def messages_of_template(source: str) -> list[Text]:
@@ -97,7 +100,7 @@ def template() -> Catalog:
     root = CATALOGUES.parents[1]
     for pattern in SOURCES:
         for path in sorted(root.glob(pattern)):
-            read = messages if path.suffix == ".py" else messages_of_template
+            read = stored.called if path.suffix == ".py" else messages_of_template
             for message in read(path.read_text(encoding="utf-8")):
                 found.add(message, locations=[(path.relative_to(root).as_posix(), 0)])
     for word in vocabulary():
@@ -142,6 +145,7 @@ def _texts(string: object) -> tuple[str, ...]:
 
 def main() -> int:
     """Bring every language up to date."""
+    stored.write()
     left = [(language, text) for language in LANGUAGES if language != "en" for text in update(language)]
     for language, text in left:
         print(f"{language}: not translated: {text!r}")
