@@ -92,7 +92,10 @@ def _style() -> str:
 
 
 _RULES = """
-.stMainBlockContainer { padding: 4rem 2.2rem 3rem; max-width: 1760px; }
+.stMainBlockContainer { padding: 3.4rem 1.7rem 3rem; max-width: 1760px; }
+.stAppHeader { height: 3rem; min-height: 3rem; }
+.stMainBlockContainer h1 { font-size: 2rem; line-height: 1.2; padding: .25rem 0; }
+.stMainBlockContainer h2 { font-size: 1.5rem; } .stMainBlockContainer h3 { font-size: 1.25rem; }
 .verdict { display: flex; gap: 20px; align-items: flex-start; padding: 18px 22px; border: 1px solid var(--tone); border-left-width: 10px;
   border-radius: 8px; background: color-mix(in srgb, var(--tone) 9%, var(--paper)); color: var(--ink); }
 .verdict .sign { flex: none; width: 52px; height: 52px; border-radius: 50%; background: var(--tone); color: var(--paper); font-size: 30px;
@@ -108,6 +111,7 @@ _RULES = """
 .verdict.small { padding: 10px 14px; border-left-width: 7px; gap: 12px; }
 .verdict.small .sign { width: 34px; height: 34px; line-height: 34px; font-size: 20px; }
 .verdict.small .word { font-size: 19px; } .verdict.small .sentence { font-size: 14.5px; }
+.stHtml p.tally { display: flex; flex-wrap: wrap; gap: 4px 22px; margin: 0; font-variant-numeric: tabular-nums; }
 h3.opened { font-size: 1.35rem; margin: 0; padding: 0; }
 .stHtml dl.facts { margin: 0 0 8px; padding: 0; font-size: 14px; }
 .stHtml h4 { font-size: 1rem; margin: 8px 0 4px; padding: 0; }

@@ -91,12 +91,18 @@ def _turn(name: str, icon: str, told: str, to: int, possible: bool) -> None:
 
 
 def row(frame: Any, *, key: str, **shown: Any) -> int | None:
-    """Draw a table and give the row of it that the reader chose; None while there is none.
+    """Draw a table and give the row of it that the reader has just clicked; None where nothing was clicked since.
 
     Args:
         frame: a data frame, with a style or without.
         shown: further arguments of `st.dataframe`.
     """
-    state = st.dataframe(frame, key=key, hide_index=True, on_select="rerun", selection_mode="single-row", **shown)
-    chosen = state["selection"]["rows"]
-    return int(chosen[0]) if chosen else None
+    clicked = f"{key}-clicked"
+
+    def changed() -> None:
+        if cells := st.session_state[key]["selection"]["cells"]:
+            st.session_state[clicked] = int(cells[0][0])
+
+    st.dataframe(frame, key=key, hide_index=True, on_select=changed, selection_mode="single-cell", **shown)
+    found: int | None = st.session_state.pop(clicked, None)
+    return found

@@ -57,15 +57,20 @@ def _row(finding: Finding) -> dict[str, Any]:
     gate = gate_of(finding)
     return {
         "status": status_sign(finding.status),
-        "gate": _(finding.title or finding.check) + (f" ({part_of(finding)})" if finding.dims else ""),
+        "gate": f"{named(finding)}, {finding.step.split('[')[0]}",
         "model": finding.model,
         "required": str(gate) if gate else finding.required or "–",
-        "measured": said(finding),
+        "measured": said(finding) + (f", n = {n_of(finding)}" if n_of(finding) != "–" else ""),
         "drawn": pictures.svg_address(_taller(drawing), theme.gate_style(finding.status)) if drawing else None,
-        "n": n_of(finding),
         "severity": f"{list(Severity).index(finding.severity) + 1} {severity_word(finding.severity)}",
         "check": finding.step,
     }
+
+
+def named(finding: Finding) -> str:
+    """What a gate is of: its metric's title, and the part of it."""
+    title = _(finding.title or finding.metric or finding.check)
+    return _("{title} ({part})").format(title=title, part=part_of(finding)) if finding.dims else title
 
 
 def said(finding: Finding) -> str:
@@ -85,13 +90,11 @@ def _taller(drawing: str) -> str:
 def _columns() -> dict[str, Any]:
     text = st.column_config.TextColumn
     return {
-        "status": text(_("Status"), width=118),
+        "status": text(_("Status"), width=114),
         "severity": text(_("Severity"), width=84, help=_("1 low, 2 medium, 3 high, 4 critical")),
-        "gate": text(_("Gate"), width=196),
-        "drawn": st.column_config.ImageColumn(_("Interval against gate"), width=272),
-        "measured": text(_("Measured, interval"), width=136),
-        "required": text(_("Required"), width=76),
-        "n": text("n", width=70),
+        "gate": text(_("Gate and check"), width=222),
+        "drawn": st.column_config.ImageColumn(_("Interval against gate"), width=276),
+        "measured": text(_("Measured, interval"), width=172),
+        "required": text(_("Required"), width=86),
         "model": text(_("Model"), width=130),
-        "check": text(_("Check"), width=210),
     }

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import streamlit as st
 
-from audit.finding import Status
+from audit.finding import Finding, Status
 from audit.names import available
 from audit.numbers import show_seconds
-from audit.report._words import VERDICTS
+from audit.report._words import STATUS, VERDICTS, value_of
 from dashboard import links
 from dashboard.drawing import theme
-from dashboard.parts import choosing, course
+from dashboard.parts import choosing, course, gates
 from dashboard.parts.markdown import plain
-from dashboard.reading import stored
+from dashboard.reading import reasons, stored
 from dashboard.reading.stored import RunSummary
-from dashboard.words import _, ngettext, status_sign, verdict_word
+from dashboard.words import _, ngettext, status_sign, status_word, verdict_word
 
 SHOWN = 8
 """Rows that are seen without scrolling."""
 ROW_HEIGHT = 66  # Streamlit breaks lines in rows higher than 64
-NAMED = 2
-"""So many families that were not tested are named one by one."""
+NAMED, SEVERAL = 3, 2
+"""So many families that were not tested, and models of a run, are named one by one."""
+SIGN, FEW = 30, 4
+"""Pixels of a column of counts, and how many of them leave the others their widths."""
+WHY = (186, 112)
+"""Pixels of the column of reasons: beside few columns of counts, and at least."""
 COUNTED = (
     Status.FAIL,
     Status.ERROR,
@@ -72,6 +78,13 @@ def _told(found: Sequence[RunSummary]) -> None:
     runs = ngettext("{n} run", "{n} runs", len(found)).format(n=f"{len(found):,}")
     named = ngettext("of {n} model", "of {n} models", len(models)).format(n=f"{len(models):,}")
     st.caption(f"{runs} {named}")
+    counts = Counter(summary.word for summary in found)
+    words = "".join(
+        f'<span><span class="tone {status}">{escape(verdict_word(word))}</span> {counts[word]:,}</span>'
+        for word, (status, _headline) in VERDICTS.items()
+        if counts[word]
+    )
+    st.html(f'<p class="tally">{words}</p>')
 
 
 def _damage(broken: Sequence[RunSummary]) -> None:
@@ -127,7 +140,14 @@ def _table(found: Sequence[RunSummary]) -> None:
         placeholder="",
         alt=_("Runs with their verdicts"),
     )
-    st.caption(_("Choose a row to open its run. Numbers count findings; a click on a heading sorts."))
+    signs = " · ".join(status_sign(status) for status in counted)
+    st.caption(
+        _(
+            "Choose a row to open its run; a click on a heading sorts. Numbers below a sign count findings: {signs}."
+        ).format(signs=signs)
+        if signs
+        else _("Choose a row to open its run; a click on a heading sorts.")
+    )
     if chosen is not None:
         links.go("run", run=found[chosen].name)
 
@@ -156,38 +176,74 @@ def _absent(tested: Sequence[str], absent: Sequence[str]) -> list[str]:
     """Families without a check that ran, in few words where they are most."""
     if len(absent) <= NAMED:
         return list(absent)
-    return [_("all families but {tested}").format(tested=", ".join(tested)) if tested else _("all families")]
+    return [_("all but {tested}").format(tested=", ".join(tested)) if tested else _("all families")]
 
 
 def _row(summary: RunSummary, known: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     tested, absent = _tested(summary, known)
-    when = f"{summary.started:%Y-%m-%d %H:%M}" if summary.started else ""
-    took = _("took {time}").format(time=show_seconds(summary.seconds)) if summary.seconds is not None else ""
     return {
         "verdict": verdict_word(summary.word),
+        "why": _why(summary),
         "model": ", ".join(model.shown for model in summary.models),
         "scenario": summary.scenario,
+        "subject": _lines(_models(summary), summary.scenario),
         **{str(status): summary.counts.get(status) for status in COUNTED},
         "tested": tested,
         "not_tested": absent,
-        "when": ", ".join(part for part in (when, took) if part),
+        "when": _lines(
+            f"{summary.started:%Y-%m-%d %H:%M}" if summary.started else "",
+            _("took {time}").format(time=show_seconds(summary.seconds)) if summary.seconds is not None else "",
+        ),
         "run": summary.name,
     }
 
 
+def _models(summary: RunSummary) -> str:
+    """The models of a run; of many the first and how many more there are."""
+    names = [model.shown for model in summary.models]
+    if len(names) <= SEVERAL:
+        return ", ".join(names)
+    return _("{named} and {n} more").format(named=names[0], n=len(names) - 1)
+
+
+def _lines(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def _why(summary: RunSummary) -> str:
+    """What decided the verdict, in a line."""
+    found = reasons.against(summary)
+    if not found:
+        return summary.problem or summary.sentence
+    first, more = _reason(found[0]), len(found) - 1
+    return _("{reason}, and {n} more").format(reason=first, n=more) if more else first
+
+
+def _reason(finding: Finding) -> str:
+    """A gate that was not met, in few words; the run's page says the rest."""
+    named = gates.named(finding)
+    if finding.estimate is None or finding.status in (Status.ERROR, Status.VOID):
+        return _("{gate}: {status}").format(gate=named, status=status_word(finding.status))
+    said = {"gate": named, "value": value_of(finding), "required": finding.required}
+    if finding.status is Status.INCONCLUSIVE:
+        return _("{gate} {value}: unclear whether {required}").format(**said)
+    return _("{gate} {value}, not {required}").format(**said)
+
+
 def _columns(counted: Sequence[Status]) -> dict[str, Any]:
     text, number = st.column_config.TextColumn, st.column_config.NumberColumn
+    usual, least = WHY
     return {
-        "verdict": text(_("Verdict"), width=112),
-        "model": text(_("Model and version"), width=132),
-        "scenario": text(_("Scenario"), width=76),
-        **{str(status): number(status_sign(status), width=_width(status)) for status in counted},
+        "verdict": text(_("Verdict"), width=98),
+        "why": text(_("Why"), width=max(least, usual - SIGN * max(0, len(counted) - FEW))),
+        "subject": text(_("Model and scenario"), width=158),
+        **{
+            str(status): number(
+                STATUS[status].icon, width=SIGN, help=_("findings: {status}").format(status=status_word(status))
+            )
+            for status in counted
+        },
         "tested": text(_("Tested"), width=198),
-        "not_tested": text(_("Not tested"), width=112),
-        "when": text(_("When (UTC)"), width=118),
-        "run": text(_("Run"), width=210),
+        "not_tested": text(_("Not tested"), width=114),
+        "when": text(_("When (UTC)"), width=116),
     }
-
-
-def _width(status: Status) -> int:
-    return 24 + 6 * len(status_sign(status))

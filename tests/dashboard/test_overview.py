@@ -30,6 +30,7 @@ def test_one_run(home, opened):
     assert app.caption[0].value == "1 run of 1 model"
     (row,) = rows(app).values()
     assert (row["verdict"], row["model"], row["scenario"], row["pass"]) == ("✓ Passed", "toy", "coins", 1)
+    assert row["subject"] == "toy, coins"
 
 
 def test_every_verdict_has_its_sign_and_word(home, opened):
@@ -67,11 +68,38 @@ def test_what_was_not_tested_stands_beside_what_was(home, audited_home, opened):
     assert row["not_tested"].endswith(" more checks")
 
 
+def test_why_names_the_gate_that_decided_with_its_number(home, opened):
+    two = "{toy.coins: {k: 10, parts: {left: 1}}, require: {heads: '>= 0.6', 'heads[side=left]': '>= 0.2'}}"
+    home.coins("p", PASSES)
+    home.coins("f", FAILS)
+    home.coins("i", STRADDLES)
+    home.coins("e", PASSES.replace("k: 90", "k: 90, then: raise"))
+    home.coins("two", two)
+    found = {name: row["why"] for name, row in rows(opened()).items()}
+    assert found["p"] == "every gate passed (1 of 1)"
+    assert found["f"] == "share of heads 0.1, not >= 0.6"
+    assert found["i"] == "share of heads 0.6: unclear whether >= 0.6"
+    assert found["e"].endswith(": error")
+    assert found["two"] == "share of heads 0.1, not >= 0.6, and 1 more"
+
+
+def test_what_passed_or_was_excused_speaks_against_no_run(home):
+    from dashboard.reading import reasons, stored
+
+    home.coins("p", PASSES)
+    home.coins("f", FAILS, PASSES.replace("{toy", "{id: two, toy"))
+    passed, failed = sorted(stored.runs(home.path), key=lambda summary: summary.word, reverse=True)
+    assert reasons.against(passed) == ()
+    assert [finding.status for finding in reasons.against(failed)] == [Status.FAIL]
+    (failed.path / "findings.jsonl").write_text("{")
+    assert reasons.against(failed) == (), "a file that cannot be read explains nothing"
+
+
 def test_many_families_that_were_not_tested_are_few_words(home, opened):
     home.coins("one", PASSES)
     row = rows(opened())["one"]
     assert row["tested"] == "toy 1/2"
-    assert row["not_tested"] == "all families but toy, 1 more check"
+    assert row["not_tested"] == "all but toy, 1 more check"
 
 
 def test_a_damaged_run_names_its_file_and_the_others_stay(home, opened):
