@@ -11,9 +11,11 @@ import streamlit as st
 
 from audit import __version__
 from audit.parameters import UserError
+from audit.report._words import clean
 from dashboard import links, words
 from dashboard.drawing import theme
 from dashboard.parts.markdown import plain
+from dashboard.reading import stored
 from dashboard.words import _
 
 SIDEBAR = 232  # pixels: tables want the rest
@@ -42,9 +44,16 @@ class View:
             try:
                 importlib.import_module(f"dashboard.views.{self.name}").show()
             except UserError as error:
-                st.error(plain(error), icon=":material/error:")
+                _told(str(error))
+            except OSError as error:
+                _told(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
         return show
+
+
+def _told(line: str) -> None:
+    """What a reader can mend, without the folders that lead to this home."""
+    st.error(plain(clean(line.replace(f"{stored.home().resolve()}/", ""))), icon=":material/error:")
 
 
 def views() -> list[View]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -33,37 +34,49 @@ def dashboard(
     ] = "127.0.0.1",
 ) -> None:
     """Look at stored runs in a browser, from the verdict to the pixel. Ctrl-C ends it."""
+    os.environ["AUDIT_HOME"] = str(_readable(home))
     _refuse_taken(host, port)
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, _end)
     try:
-        from streamlit.web import bootstrap
-    except ImportError as error:
+        from dashboard import serving, warm
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != "streamlit":
+            raise
         raise UserError("the dashboard needs Streamlit: install it with 'pip install streamlit'") from error
 
-    import dashboard as package
-    from audit.stored import audit_home
-    from dashboard import warm
-    from dashboard.drawing import theme
-
-    os.environ["AUDIT_HOME"] = str(audit_home(home).resolve())
     if not _loopback(host):
         typer.echo(
             f"warning: listening on {host}, beyond loopback: whoever can reach this machine sees every run and may start audits, and nobody is asked "
             "for a password",
             err=True,
         )
-    typer.echo(f"dashboard of {os.environ['AUDIT_HOME']} on http://{_written(host)}:{port}; Ctrl-C ends it")
     warm.warm()
-    settings = {
-        **theme.options(),
-        "server.address": host,
-        "server.port": port,
-        "server.allowedHosts": _hosts(host),
-        "server.enableCORS": True,
-        "server.enableXsrfProtection": True,
-    }
-    flags = {name.replace(".", "_"): value for name, value in settings.items()}
-    bootstrap.load_config_options(flags)
-    bootstrap.run(str(Path(str(package.__file__)).parent / "app.py"), False, [], flags)
+    typer.echo(f"dashboard of {os.environ['AUDIT_HOME']} on http://{_written(host)}:{port}; Ctrl-C ends it")
+    serving.serve(host, port, _hosts(host))
+
+
+def _end(number: int, frame: object) -> None:
+    """A signal is how a dashboard ends: no failure, whether it listens already or not."""
+    raise SystemExit(0)
+
+
+def _readable(home: Path | None) -> Path:
+    """The home, whole; one that is not there yet is said, for it may be a slip of the pen.
+
+    Raises:
+        UserError: it is no folder, or may not be read.
+    """
+    from audit.stored import audit_home
+
+    path = audit_home(home).resolve()
+    if not path.exists():
+        typer.echo(f"note: there is no folder {path} yet: nothing is shown until an audit has run there", err=True)
+    elif not path.is_dir():
+        raise UserError(f"{path} is no folder: name the home of your audits with --home or AUDIT_HOME")
+    elif not os.access(path, os.R_OK | os.X_OK):
+        raise UserError(f"{path} may not be read by this user: name another home with --home or AUDIT_HOME")
+    return path
 
 
 def _hosts(host: str) -> list[str]:
@@ -73,7 +86,7 @@ def _hosts(host: str) -> list[str]:
     """
     if host in ("0.0.0.0", "::"):
         return []
-    return list(dict.fromkeys(("localhost", "127.0.0.1", "::1", host)))
+    return list(dict.fromkeys(("localhost", "127.0.0.1", "::1", host.lower())))
 
 
 def _loopback(host: str) -> bool:

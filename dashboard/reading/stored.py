@@ -23,6 +23,8 @@ from dashboard.words import verdict_word
 SUMMARIES = 4096
 VIEWS = 8
 """How many are kept in memory."""
+MANY = 1_000_000_000
+"""More findings than any run has."""
 WATCHED = ("manifest.json", "findings.jsonl", "measurements.jsonl", "timings.json", "scenario.yaml")
 
 Stamp = tuple[Any, ...]
@@ -87,7 +89,7 @@ def runs(home: Path) -> list[RunSummary]:
     root = home / "runs"
     if not root.is_dir():
         return []
-    found = [_summary(path, _stamp(path, WATCHED[:2])) for path in root.iterdir() if path.is_dir()]
+    found = [_summary(path, stamp(path)) for path in root.iterdir() if path.is_dir()]
     return sorted(found, key=_newest, reverse=True)
 
 
@@ -156,9 +158,7 @@ def _summary(path: Path, stamp: Stamp) -> RunSummary:
         scenario=clean(told.get("scenario", "")),
         sentence="" if problem else clean(concluded.get("sentence", "")),
         models=tuple(_model(ref, facts) for ref, facts in mapping(told.get("models")).items()),
-        counts={}
-        if problem
-        else {str(k): int(n) for k, n in mapping(concluded.get("counts")).items() if isinstance(n, int)},
+        counts={} if problem else _counts(concluded.get("counts")),
         checks=tuple(map(clean, checks)) if isinstance(checks := told.get("checks"), list) else (),
         started=started,
         seconds=(ended - started).total_seconds() if started and ended else None,
@@ -183,6 +183,11 @@ def _damage(path: Path, manifest: Mapping[str, Any]) -> str:
 def stamp(path: Path) -> Stamp:
     """What changes when a run's manifest or findings do."""
     return _stamp(path, WATCHED[:2])
+
+
+def _counts(stored: Any) -> dict[str, int]:
+    """Findings by status; a number that can be no count is left out."""
+    return {clean(k): n for k, n in mapping(stored).items() if isinstance(n, int) and 0 < n < MANY}
 
 
 def _without_folder(text: str, path: Path) -> str:
@@ -210,7 +215,7 @@ def _time(text: Any) -> datetime.datetime | None:
 
 def gates(summary: RunSummary) -> tuple[Finding, ...]:
     """The findings of a run that have a gate; none where they cannot be read. Numbers without a gate are not even parsed."""
-    return _gates(summary.path, _stamp(summary.path, WATCHED[:2]))
+    return _gates(summary.path, stamp(summary.path))
 
 
 @lru_cache(maxsize=SUMMARIES)
