@@ -31,11 +31,27 @@ def series_scale(names: list[str]) -> dict[str, Any]:
 
     palette = theme.colours(theme.mode())
     chosen = [palette[theme.SERIES[i % len(theme.SERIES)]] for i in range(len(names))]
+    turned = [
+        i + i // len(SHAPES) for i in range(len(names))
+    ]  # a seventh has the first's colour, not its dash and shape
     return {
         "color": alt.Scale(domain=names, range=chosen),
-        "strokeDash": alt.Scale(domain=names, range=[DASHES[i % len(DASHES)] for i in range(len(names))]),
-        "shape": alt.Scale(domain=names, range=[SHAPES[i % len(SHAPES)] for i in range(len(names))]),
+        "strokeDash": alt.Scale(domain=names, range=[DASHES[i % len(DASHES)] for i in turned]),
+        "shape": alt.Scale(domain=names, range=[SHAPES[i % len(SHAPES)] for i in turned]),
     }
+
+
+def legend_of(names: Sequence[str], *, lines: bool = False) -> alt.Legend | None:
+    """The legend of series below a chart: their points, or strokes of their lines; None where there is one."""
+    import altair as alt
+
+    if len(names) == 1:
+        return None
+    symbol: dict[str, Any] = (
+        {"symbolType": "stroke", "symbolSize": 260, "symbolStrokeWidth": 2.5} if lines else {"symbolStrokeWidth": 0}
+    )
+    columns = 4 if max(map(len, names), default=0) <= 24 else 2
+    return alt.Legend(title=None, orient="bottom", labelLimit=320, columns=columns, symbolOpacity=1, **symbol)
 
 
 def draw(
@@ -460,7 +476,7 @@ def dots(
     ends = [float(frame[side].min()) for side in ("low", "value")] + [
         float(frame[side].max()) for side in ("high", "value")
     ]
-    domain = _ends_around(around, ends, share) if around is not None else _ends_of_shares(max(ends)) if share else None
+    domain = _ends_around(around, ends, share) if around is not None else ends_of_shares(max(ends)) if share else None
     scale = alt.Scale(domain=domain) if domain else alt.Scale(type="log") if log else alt.Scale(zero=True)
     axis = alt.Axis(format="~%", tickCount=8) if share and around is None else alt.Axis(tickCount=8)
     base = alt.Chart(frame).encode(
@@ -484,15 +500,15 @@ def dots(
     if (at := around if marked is None else marked) is not None:
         soft = theme.colours(theme.mode())["soft"]
         line = alt.Chart(pd.DataFrame({"at": [at]}))
-        layers.insert(0, line.mark_rule(color=soft, strokeDash=[5, 3], strokeWidth=1.5).encode(x="at:Q"))
+        layers.append(line.mark_rule(color=soft, strokeDash=[5, 3], strokeWidth=1.5).encode(x="at:Q"))
     return alt.layer(*layers).properties(title=title, height=AROUND + (12 + 16 * len(groups)) * len(names))
 
 
-def _ends_of_shares(largest: float) -> list[float]:
-    """From 0 to the tenth above the largest; small shares are not to be lost in an empty field."""
+def ends_of_shares(largest: float) -> list[float]:
+    """From 0 to a twentieth above the largest; small shares are not to be lost in an empty field."""
     import math
 
-    return [0.0, 1.0 if largest > 0.5 else min(1.0, math.ceil(10 * largest + 0.5) / 10)]
+    return [0.0, 1.0 if largest > 0.5 else min(1.0, math.ceil(20 * largest + 0.5) / 20)]
 
 
 def _ends_around(middle: float, ends: Sequence[float], share: bool) -> list[float]:

@@ -42,9 +42,7 @@ def curve(
     frame["series"] = frame["series"].astype(str) if "series" in frame else ""
     names = list(dict.fromkeys(frame["series"]))
     looks = charts.series_scale(names)
-    legend = (
-        None if len(names) == 1 else alt.Legend(title=None, orient="bottom", labelLimit=320, columns=3, symbolOpacity=1)
-    )
+    legend = charts.legend_of(names, lines=len(frame) > 40 * len(names))
     whole = bool((frame["x"] == frame["x"].round()).all())
     x = alt.X(
         "x:Q",
@@ -129,7 +127,7 @@ def confusion(cells: Sequence[tuple[str, str, int, float]], classes: Sequence[st
     palette = theme.colours(theme.mode())
     base = alt.Chart(frame).encode(
         x=alt.X("predicted:N", title=_("predicted class"), sort=list(classes), axis=alt.Axis(labelAngle=0)),
-        y=alt.Y("true:N", title=_("true class"), sort=list(classes)),
+        y=alt.Y("true:N", title=_("true class"), sort=list(classes), axis=alt.Axis(labelFlush=False)),
         tooltip=[
             alt.Tooltip("true:N", title=_("true class")),
             alt.Tooltip("predicted:N", title=_("predicted class")),

@@ -16,10 +16,10 @@ from audit.report._view import RunView
 from audit.report._words import clean
 from audit.run_folder import Evidence
 from dashboard import links
-from dashboard.drawing import charts, privacy_charts, robustness
+from dashboard.drawing import charts, privacy_charts
 from dashboard.drawing.charts import Dot
 from dashboard.drawing.privacy_charts import Line, Mark, Shown
-from dashboard.parts import gallery
+from dashboard.parts import gallery, stated
 from dashboard.parts.markdown import plain
 from dashboard.reading import evidence
 from dashboard.reading.evidence import Piece
@@ -102,7 +102,7 @@ def membership(view: RunView, model: str, measured: Sequence[Number]) -> None:
         lines.append(Line(_attack(piece), stored.column("fpr"), stored.column("tpr")))
 
     _each(view, [p for p in _pieces(view, model, "roc", "membership_inference") if p.step == step], keep, problems)
-    robustness.told(problems)
+    stated.told(problems)
     marks = [_mark(one) for one in own if one.metric == "tpr_at_fpr" and "attack" in one.dims]
     areas = [one for one in own if one.metric == "auc" and "attack" in one.dims]
     control = [one for one in own if one.metric == BLIND]
@@ -181,7 +181,7 @@ def budget(view: RunView, model: str, measured: Sequence[Number], claim: float |
     _decided(claim, shown)
     for one in [*_of(measured, "dp_accounting", "violations", "excess"), *_of(measured, "dp_audit", "excess")]:
         if not one.dims and one.finding is not None:
-            robustness.status_line(view, one)
+            stated.status_line(view, one)
 
     def draw(piece: Piece, stored: Evidence) -> None:
         line = Line(_("canaries"), stored.column("fpr"), stored.column("tpr"))
@@ -192,7 +192,7 @@ def budget(view: RunView, model: str, measured: Sequence[Number], claim: float |
         )  # fmt: skip
 
     _each(view, _pieces(view, model, "roc", "dp_audit"), draw, problems)
-    robustness.told(problems)
+    stated.told(problems)
 
 
 def _accountant(name: str) -> str:
@@ -293,9 +293,9 @@ def records(view: RunView, model: str, measured: Sequence[Number]) -> None:
         )
 
     for one in _of(measured, "membership_inference", "exposed_records"):
-        robustness.status_line(view, one)
+        stated.status_line(view, one)
     _each(view, _tables(view, model), draw, problems)
-    robustness.told(problems)
+    stated.told(problems)
     st.caption(
         _("Row numbers and ids only: what stands in them is shown to whoever holds the data. Good: no record scores above all "
           "non-members, or as few as chance brings.")
@@ -341,8 +341,8 @@ def attributes(view: RunView, model: str, measured: Sequence[Number]) -> None:
         name = ", ".join(f"{k} {v}" for k, v in piece.cell.items() if k != "model") or _entry(piece.step)
         title = _("Rows that the adversary is surest of: {entry}").format(entry=name)
         with places[at % 2]:
-            robustness.stored_curve(view, piece, title, good, problems)
-    robustness.told(problems)
+            stated.stored_curve(view, piece, title, good, problems)
+    stated.told(problems)
 
 
 def _rows_of(one: Number) -> str:
@@ -364,7 +364,7 @@ def inversion(view: RunView, model: str, measured: Sequence[Number]) -> None:
     _blind(view, found)
     for one in found:
         if not one.dims and one.metric in ("member_auc", "nearest_is_member", "reached"):
-            robustness.status_line(view, one)
+            stated.status_line(view, one)
     gallery.style()
 
     def draw(piece: Piece, stored: Evidence) -> None:
@@ -383,7 +383,7 @@ def inversion(view: RunView, model: str, measured: Sequence[Number]) -> None:
         st.caption(plain(clean("; ".join(sample.lines))))
 
     _each(view, _pieces(view, model, "reconstruction", "model_inversion"), draw, problems)
-    robustness.told(problems)
+    stated.told(problems)
     st.caption(
         _("Good: the reconstruction looks like the mean of its class and is no nearer to members than to rows held out. One that shows a "
           "single person's picture is a leak.")
@@ -430,7 +430,7 @@ def memorisation(view: RunView, model: str, measured: Sequence[Number]) -> None:
             key="nearest",
         )  # fmt: skip
     _listing(view, model, "memorisation", "canaries", problems)
-    robustness.told(problems)
+    stated.told(problems)
     _cautions(found)
 
 
@@ -478,7 +478,7 @@ def pii(view: RunView, model: str, measured: Sequence[Number]) -> None:
     found, problems = _of(measured, "pii"), list[str]()
     for one in found:
         if not one.dims and one.metric in ("found", "from_training"):
-            robustness.status_line(view, one)
+            stated.status_line(view, one)
     words = {"found": _("found"), "from_training": _("given back from training")}
     kinds = [
         Dot(one.dims["kind"].replace("_", " "), words[one.metric], one.value, one.low, one.high, one.told)
@@ -505,5 +505,5 @@ def pii(view: RunView, model: str, measured: Sequence[Number]) -> None:
             key="chance",
         )
     _listing(view, model, "pii", "found", problems)
-    robustness.told(problems)
+    stated.told(problems)
     _cautions(found)

@@ -49,6 +49,11 @@ class Number:
         return self.step.split("[")[0]
 
     @property
+    def named(self) -> str:
+        """Its step without the family of the check."""
+        return self.step.removeprefix(f"{self.check.split('.')[0]}.")
+
+    @property
     def status(self) -> Status:
         """What judging made of it; ``info`` where there was no gate."""
         return self.finding.status if self.finding else Status.INFO

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import streamlit as st
 
@@ -10,8 +12,7 @@ from audit.numbers import show as show_number
 from audit.report._view import RunView
 from audit.report._words import ACCESS
 from dashboard import links
-from dashboard.drawing import robustness
-from dashboard.parts import attacked, choosing
+from dashboard.parts import attacked, choosing, corruptions, masking, price, security_curve, success
 from dashboard.parts.markdown import plain
 from dashboard.reading import evidence
 from dashboard.reading.evidence import Examples
@@ -26,6 +27,18 @@ HEADLINES = {
 """Metrics whose undivided number stands in the table at the top."""
 LINES = 14
 """Of that table, before it scrolls."""
+WIDTHS = {
+    "status": 104,
+    "entry": 128,
+    "access": 82,
+    "within": 76,
+    "metric": 172,
+    "value": 62,
+    "interval": 138,
+    "n": 46,
+    "required": 66,
+}
+"""Pixels of its columns."""
 
 
 def show() -> None:
@@ -48,7 +61,7 @@ def show() -> None:
     series, problems = evidence.examples(view, model)
     for problem in problems:
         st.error(_("Cannot be shown: {problem}").format(problem=plain(problem)), icon=":material/broken_image:")
-    parts = _parts(view, model, found, sorted(series, key=lambda one: not one.piece.check.startswith(FAMILY)))
+    parts = _parts(view, model, found, _ordered(series))
     if not parts:
         st.info(_("Nothing of it can be drawn."))
         return
@@ -71,23 +84,35 @@ def _title(part: str) -> str:
     }[part]
 
 
+def _ordered(series: Sequence[Examples]) -> list[Examples]:
+    """Attacks before corruptions before what other families changed; two of one name are told apart by their entries."""
+    same = Counter(one.label for one in series)
+    named = [
+        one
+        if same[one.label] == 1
+        else replace(one, label=f"{one.label} · {one.piece.step.split('[')[0].removeprefix(FAMILY)}")
+        for one in series
+    ]
+    return sorted(named, key=lambda one: (not one.piece.check.startswith(FAMILY), bool(one.by)))
+
+
 def _parts(view: RunView, model: str, found: Sequence[Number], series: list[Examples]) -> dict[str, Callable[[], None]]:
     """What this run has something to show for, in the order of the page."""
     metrics, checks = {one.metric for one in found}, {one.check.removeprefix(FAMILY) for one in found}
     known: dict[str, tuple[bool, Callable[[], None]]] = {
         "curve": (
             any(one.threat is not None and one.threat.norm for one in found),
-            lambda: robustness.curves(view, model, found),
+            lambda: security_curve.curves(view, model, found),
         ),
-        "success": ("attack_success" in metrics, lambda: robustness.success(view, model, found)),
+        "success": ("attack_success" in metrics, lambda: success.success(view, model, found, series)),
         "examples": (bool(series), lambda: attacked.gallery(view, series)),
         "cost": (
             bool(metrics & {"queries", "median_distance"}),
-            lambda: robustness.cost(view, model, found),
+            lambda: price.cost(view, model, found, series),
         ),
-        "masking": ("gradient_masking" in checks or "evasion" in checks, lambda: robustness.masking(view, found)),
-        "corruptions": ("corruptions" in checks, lambda: robustness.corruptions(view, model)),
-        "others": (bool(checks & {"backdoor", "extraction"}), lambda: robustness.others(view, model, found)),
+        "masking": ("gradient_masking" in checks or "evasion" in checks, lambda: masking.masking(view, found)),
+        "corruptions": ("corruptions" in checks, lambda: corruptions.corruptions(view, model)),
+        "others": (bool(checks & {"backdoor", "extraction"}), lambda: corruptions.others(view, model, found)),
     }
     return {name: draw for name, (there, draw) in known.items() if there}
 
@@ -105,29 +130,37 @@ def _summary(found: Sequence[Number]) -> None:
             {
                 "status": status_sign(one.status),
                 "entry": one.step.removeprefix(FAMILY),
-                "attacks": ", ".join(robustness.attacks_of(found, one.step)),
-                "access": _(ACCESS.get(threat.access, threat.access)).split(" (")[0] if threat else "",
-                "norm": (threat.norm or "") if threat else "",
-                "eps": show_number(threat.eps) if threat and threat.eps is not None else "",
+                "access": _(ACCESS.get(threat.access, threat.access)).split(" (")[0].split(", ")[-1] if threat else "",
+                "within": _within(one),
                 "metric": _(one.finding.title if one.finding and one.finding.title else one.metric.replace("_", " ")),
                 "value": one.value,
                 "interval": one.interval,
                 "n": one.n,
+                "required": (one.finding.required or "") if one.finding else "",
+                "attacks": ", ".join(success.attacks_of(found, one.step)),
             }
         )
     if not rows:
         return
     names = {
-        "status": _("status"), "entry": _("check"), "attacks": _("attacks"), "access": _("adversary"), "norm": _("norm"),
-        "eps": "eps", "metric": _("measured"), "value": _("value"), "interval": _("95 % interval"), "n": "n",
+        "status": _("status"), "entry": _("check"), "access": _("adversary"), "within": _("within"), "metric": _("measured"),
+        "value": _("value"), "interval": _("95 % interval"), "n": "n", "required": _("required"), "attacks": _("attacks"),
     }  # fmt: skip
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows).astype({"n": "Int64"})
     frame = frame.loc[:, ~frame.isin(["", None]).all()]
     st.dataframe(
         frame,
         hide_index=True,
         key="summary",
         height=38 + 35 * min(len(rows), LINES),
-        column_config={name: st.column_config.Column(label) for name, label in names.items()}
-        | {name: st.column_config.NumberColumn(names[name], format="%.4g") for name in ("value",)},
+        placeholder="",
+        column_config={name: st.column_config.Column(label, width=WIDTHS.get(name)) for name, label in names.items()}
+        | {"value": st.column_config.NumberColumn(names["value"], format="%.4g", width=WIDTHS["value"])},
     )
+
+
+def _within(one: Number) -> str:
+    """How far the adversary may go: ``linf ≤ 0.8``."""
+    if one.threat is None or one.threat.norm is None:
+        return ""
+    return one.threat.norm if one.threat.eps is None else f"{one.threat.norm} ≤ {show_number(one.threat.eps)}"

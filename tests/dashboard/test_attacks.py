@@ -120,16 +120,19 @@ def test_the_table_holds_every_adversary_with_the_stored_numbers(there, opened):
         if one.metric == "robust_accuracy" and not one.dims:
             row = rows[one.step.removeprefix("robustness."), "robust accuracy"]
             assert (row["value"], row["interval"], row["n"]) == (one.value, one.interval, one.n)
-            assert (row["attacks"], row["access"], row["norm"]) == ("pgd, pgd#2, square", "white box", "linf")
+            assert (row["attacks"], row["access"]) == ("pgd, pgd#2, square", "white box")
+            assert one.threat is not None
+            assert row["within"] == f"linf ≤ {one.threat.eps:g}"
+            assert row["required"] == ">= 0.3"
             assert row["status"].split(" ", 1)[1].replace(" ", "_") == one.status
     assert ("gradient_masking", "broken controls") in rows
 
 
 def test_attacked_and_certified_lie_on_one_chart(there, opened):
-    (rows, *_more) = charts(opened("attacks", run="images", part="curve"))["Accuracy under attack, linf"]
+    (rows, gates, *_more) = charts(opened("attacks", run="images", part="curve"))["Accuracy under attack, linf"]
     lines: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        lines.setdefault(row["series"], []).append((row["x"], row["y"]))
+        lines.setdefault(row["series"], []).append((row["eps"], row["accuracy"]))
     assert set(lines) == {"attacked: evasion", "certified: ibp", "attacked: security_curve"}
     assert [x for x, _y in lines["attacked: evasion"]] == [0, 1, 3]
     by_eps = {
@@ -145,6 +148,9 @@ def test_attacked_and_certified_lie_on_one_chart(there, opened):
     curve = [y for _x, y in lines["attacked: security_curve"]]
     assert curve == sorted(curve, reverse=True)
     assert max(y for _x, y in lines["certified: ibp"]) <= clean
+    assert {(row["eps"], row["accuracy"], row["told"]) for row in gates} == {(1, 0.3, "≥ 0.3"), (3, 0.3, "≥ 0.3")}
+    bound = {row["series"]: row["bound"] for row in rows}
+    assert (bound["certified: ibp"], bound["attacked: evasion"]) == ("at least", "at most")
 
 
 def test_success_by_attack_and_by_class(there, opened):
@@ -160,13 +166,28 @@ def test_success_by_attack_and_by_class(there, opened):
         (f"robustness.{r['group']}", "" if r["name"] == "all together" else r["name"]): r["value"] for r in rows
     } == stored_numbers
     title = next(title for title in shown if title.startswith("Success by attack and class"))
-    cells = {(row["row"], row["column"]): row["share"] for row in shown[title][0]}
+    cells = {(row["column"], row["row"].split(" ")[0]): row["share"] for row in shown[title][0]}
     step = f"robustness.{title.split(': ')[1]}"
     for one in numbers(there):
         if one.step == step and set(one.dims) == {"class"}:
             name = one.dims["class"]
             assert cells["all together", name] == one.value
             assert max(cells[attack, name] for attack in ("pgd", "pgd#2", "square")) <= one.value
+
+
+def test_every_broken_row_is_counted_where_it_went_and_the_others_stay(there, opened):
+    step = "robustness.evasion[eps=3]"
+    app = opened("attacks", run="images", part="success", step=step)
+    drawn = charts(app)["What broken rows are taken for: evasion[eps=3]"][0]
+    by_class = {n.dims["class"]: n for n in numbers(there) if n.step == step and set(n.dims) == {"class"}}
+    whole = next(n for n in numbers(there) if n.step == step and n.metric == "attack_success" and not n.dims)
+    assert whole.n is not None
+    assert sum(row["rows"] for row in drawn if row["true"] != row["predicted"]) == round(whole.value * whole.n)
+    for row in drawn:
+        if row["true"] == row["predicted"]:
+            assert row["share"] == pytest.approx(1 - by_class[row["true"]].value)
+    settings = next(one.value for one in app.caption if one.value.startswith("Settings")).replace("\\", "")
+    assert "pgd (steps 5), pgd#2 (loss margin, steps 5), square (queries 20)" in settings
 
 
 def test_the_step_of_the_classes_is_chosen(there, opened):
@@ -259,8 +280,26 @@ def test_minimal_distances_and_queries(there, opened):
     for one in numbers(there):
         if one.metric == "queries" and "evasion" in one.step:
             assert spent[one.step, one.dims["attack"]] == one.value
+    classes = shown["Distance by class, the nearest first"][0]
+    assert sum(int(row["name"].split("= ")[1].rstrip(")")) for row in classes) == len(distance)
+    assert [row["median"] for row in classes] == sorted(row["median"] for row in classes)
     smallest = next(frame.value for frame in app.dataframe if "distance" in frame.value)
     assert smallest["distance"].tolist() == sorted(smallest["distance"])
+
+
+def test_rows_broken_over_queries_end_at_the_success(there, opened):
+    step = "robustness.evasion[eps=3]"
+    app = opened("attacks", run="images", part="cost", step=step)
+    ends: dict[str, float] = {}
+    for row in charts(app)["Rows broken over queries: evasion[eps=3]"][0]:
+        assert row["share"] >= ends.get(row["series"], 0.0), "it can only rise"
+        ends[row["series"]] = row["share"]
+    success = {
+        n.dims["attack"]: n.value
+        for n in numbers(there)
+        if n.step == step and n.metric == "attack_success" and set(n.dims) == {"attack"}
+    }
+    assert ends == pytest.approx(success)
 
 
 def test_controls_stand_with_their_status(there, opened):
@@ -268,22 +307,38 @@ def test_controls_stand_with_their_status(there, opened):
     shown = next(
         rows[0] for title, rows in charts(app).items() if title.startswith("The attack and what must not do better")
     )
-    assert {row["name"]: row["value"] for row in shown} == {
-        one.dims["method"]: one.value for one in numbers(there) if one.metric == "success"
-    }
-    written = html(app)
-    assert "gradient_masking" in written
-    assert "evasion[eps=1" in written
+    measured_ = {one.dims["method"]: one.value for one in numbers(there) if one.metric == "success"}
+    assert [row["value"] for row in shown] == list(measured_.values())
+    assert {"pgd", "random noise", "a black-box attack"} <= {row["name"] for row in shown}
+    table = next(frame.value for frame in app.dataframe if "what it should do" in frame.value)
+    limit = measured_["pgd"]
+    for row in table.to_dict("records"):
+        more = float(row["fooled"]) > 1e-4 + limit + (0.01 if "iterations" in row["control"] else 0)
+        assert row["result"].startswith("?" if more else "✓"), row
+    assert "gradient_masking" in html(app)
     links = [one.proto.query_string for one in app.get("page_link") if one.proto.label == "Open the finding"]
-    assert len(links) == 3
+    doubted = [n for n in numbers(there) if n.metric == "robust_accuracy" and not n.dims and n.cautions]
+    assert len(links) == 1 + len([n for n in doubted if n.check == "robustness.evasion"])
     assert all("finding=" in link for link in links)
+    silent = " ".join(caption.value for caption in app.caption)
+    assert all(
+        n.named in silent + html(app) for n in numbers(there) if n.metric == "clean_accuracy" and "evasion" in n.step
+    )
 
 
 def test_corruptions_by_severity(there, opened):
     app = opened("attacks", run="images", part="corruptions")
     shown = charts(app)
     assert {row["series"] for row in shown["Accuracy by severity"][0]} == {"noise"}
-    of = {(row["row"], row["column"]): row["share"] for row in shown["Accuracy lost, by corruption and severity"][0]}
+    unharmed = [row["y"] for row in shown["Accuracy by severity"][0] if row["x"] == 0]
+    (piece,) = (
+        p
+        for p in evidence.pieces(stored.run(there, "images"), "outcomes", "robustness.corruptions")
+        if p.name == "clean"
+    )
+    assert unharmed == [Run(there / "runs" / "images").evidence(piece.ref).column("value").mean()]
+    cells = shown["Error rate by corruption and severity, the worst first"][0]
+    of = {(row["row"], row["column"]): row["share"] for row in cells}
     accuracy = {
         one.dims["corruption"].replace("_", " "): one.value for one in numbers(there) if set(one.dims) == {"corruption"}
     }

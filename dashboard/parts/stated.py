@@ -1,0 +1,67 @@
+"""What several pages of measured numbers say alike: a number with what judging made of it, a stored curve, damage."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import streamlit as st
+
+from audit.numbers import show
+from audit.report._evidence import DAMAGE
+from audit.report._view import RunView
+from dashboard import links
+from dashboard.drawing import charts, evidence_charts
+from dashboard.parts.markdown import plain
+from dashboard.reading import evidence
+from dashboard.reading.evidence import Piece
+from dashboard.reading.measured import Number
+from dashboard.words import _, status_sign
+
+
+def pieces(view: RunView, model: str, kind: str, check: str) -> list[Piece]:
+    """What the checks whose names begin so stored of a model."""
+    return [piece for piece in evidence.pieces(view, kind, check) if piece.model == model]
+
+
+def told(problems: Sequence[str]) -> None:
+    """Damage, a line each."""
+    for problem in dict.fromkeys(problems):
+        st.error(_("Cannot be shown: {problem}").format(problem=plain(problem)), icon=":material/broken_image:")
+
+
+def status_line(view: RunView, one: Number) -> None:
+    """A number in words with its status, what limits it, and the way to its finding."""
+    status, finding = one.status, one.finding
+    title = f", {_(finding.title)}" if finding and finding.title else ""
+    text = finding.message if finding else f"{one.metric.replace('_', ' ')} {show(one.value)}"
+    items = "".join(f"<li>{html.escape(caution)}</li>" for caution in one.cautions)
+    said = (
+        f'<p><span class="tone {status}">{html.escape(status_sign(status))}</span> <b>{html.escape(one.named)}</b>{html.escape(title)}: '
+        f"{html.escape(text)}</p>" + (f'<ul class="listed">{items}</ul>' if items else "")
+    )
+    if finding is None or not links.offered("run"):
+        st.html(said)
+        return
+    words, way = st.columns([5, 1], vertical_alignment="top")
+    with words:
+        st.html(said)
+    with way:
+        links.link(_("Open the finding"), "run", icon=":material/fact_check:", run=view.run.name, finding=finding.id)
+
+
+def stored_curve(view: RunView, piece: Piece, title: str, good: str, problems: list[str]) -> None:
+    """A stored curve as it is."""
+    if (stored := evidence.opened(view, piece, problems)) is None:
+        return
+    try:
+        columns = {name: stored.column(name) for name in stored.fields if name in ("x", "y", "low", "high", "series")}
+        meta = stored.meta
+        drawn = evidence_charts.curve(
+            columns, title=title, x_label=str(meta.get("x_label") or "x"), y_label=str(meta.get("y_label") or "y"),
+            x_scale=str(meta.get("x_scale", "linear")), y_scale=str(meta.get("y_scale", "linear")),
+        )  # fmt: skip
+    except DAMAGE as error:
+        problems.append(evidence.said(view, piece, error))
+        return
+    charts.draw(drawn, good, key=f"stored-{piece.ref.path}")
