@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from audit.cli.followed import FOLLOWED, Followed
 from audit.engine import Observer
 from audit.numbers import show_seconds
 
@@ -34,6 +36,7 @@ class ConsoleObserver(Observer):
         )  # fmt: skip
         self._task: Any = None
         self._count = self._total = 0
+        self._followed = Followed(os.environ.get(FOLLOWED))
 
     def __enter__(self) -> ConsoleObserver:
         if self._live:
@@ -56,14 +59,17 @@ class ConsoleObserver(Observer):
 
     def step_started(self, step: Step) -> None:
         self._count += 1
+        self._followed.began(step.name)
         if self._live:
             self._task = self._progress.add_task(escape(step.name), total=None, what="")
 
     def progress(self, step: Step, done: int, total: int, what: str) -> None:
+        self._followed.moved(done, total, what)
         if self._live and self._task is not None:
             self._progress.update(self._task, completed=done, total=total, what=what)
 
     def step_ended(self, step: Step, outcome: Outcome, seconds: float) -> None:
+        self._followed.ended(step.name, seconds)
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None

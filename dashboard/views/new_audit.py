@@ -1,8 +1,14 @@
 """New audit: a scenario and a model, parameters and gates in forms made from the checks' own schema, the YAML that comes of it, and the
-run: started, followed, stopped."""
+run: started, followed, stopped.
+
+The scenario's text is the only truth: forms show it and edit it, and what was edited is kept as a draft until it is discarded.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,25 +21,26 @@ from audit.names import available
 from audit.parameters import UserError
 from audit.plan import Plan
 from audit.registry.card import ModelCard
-from audit.report._about import about
-from audit.scenario.problems import Location
+from audit.scenario.problems import Location, Problem, ScenarioError
 from dashboard import links
+from dashboard.parts import scenario_form, started
 from dashboard.parts.markdown import plain
+from dashboard.parts.scenario_form import Form
 from dashboard.reading import registered, scenarios, stored
-from dashboard.words import _, ngettext
-from dashboard.working import audits, drafting
-from dashboard.working.audits import Started
-from dashboard.working.drafting import REMOVED, Entry, FormField
+from dashboard.words import _, ngettext, severity_word
+from dashboard.working import audits, drafting, drafts
+from dashboard.working.drafting import Entry
 
-COLUMNS = 3
-UPLOAD, AS_WRITTEN = "~upload", "~written"
-"""Choices that are no file and no model."""
-WATCHED = "_watched"
-"""Audits that this session started or saw running: when one ends, its run page opens."""
-SIGNS = {"starting": "…", "running": "▶", "finished": "✓", "interrupted": "■", "failed": "✗"}
-ENDED = {"completed": "✓", "error": "✗", "not_applicable": "–"}
-SHOWN = 8
-"""Audits in the list."""
+UPLOAD, ITSELF = "~upload", "~scenario"
+"""A choice that is no file, and one that is no check."""
+DRAFTS, LOOKED, RESTORED, LAST, UNKEPT, UPLOADED, SAVED = (
+    f"_new_audit_{name}" for name in ("drafts", "looked", "restored", "last", "unkept", "uploaded", "saved")
+)
+"""What a session remembers: edited texts by scenario, whose drafts it looked for, which of them it found, the scenario chosen last …"""
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\.ya?ml")
+SIDES = [1.0, 2.6]
+MOST = 6
+"""Problems in the line above the form; the rest stand beside their fields."""
 
 
 @dataclass(frozen=True)
@@ -41,28 +48,26 @@ class Source:
     """A scenario to start from.
 
     Args:
-        key: of its widgets: another scenario has other ones.
-        base: folder that its paths start from; None of one that was uploaded.
+        name: in the address, and of its draft.
+        shown: as a reader knows it.
+        text: as it is written, files named wherever it is stored; empty of one that was uploaded, which is a draft from the start.
     """
 
-    key: str
+    name: str
+    shown: str
     text: str
-    base: Path | None
 
 
 def show() -> None:
     """Draw the page."""
     name = links.asked("audit")
     if name is not None:
-        st.title(_("Audit"))
-        _followed(audits.found(stored.home(), name))
+        started.show(audits.found(stored.home(), name))
         return
     st.title(_("New audit"))
+    started.running()
     _draft()
-    _list()
-
-
-# --- choosing and editing ----------------------------------------------------------------------------------------
+    started.earlier()
 
 
 def _draft() -> None:
@@ -72,232 +77,426 @@ def _draft() -> None:
         source = _source()
     if source is None:
         return
+    text = _text(source)
     try:
-        entries = drafting.entries(source.text)
+        raw, entries = drafting.general(text), drafting.entries(text)
     except UserError as error:
-        _problems(error)
-        return
-    with columns[1]:
-        model = _model(cards, source)
-    with columns[2]:
-        ways = {"form": _("form"), "yaml": _("YAML")}
-        way = links.select("edit", _("Edit as"), list(ways), lambda w: ways[w], segmented=True)
-    text = drafting.with_whole_paths(source.text, source.base) if source.base is not None else source.text
-    if model is not None:
-        text = drafting.changed(text, {("model",): model})
-    if way == "yaml":
-        text = st.text_area(_("Scenario"), text, height=460, key=f"yaml-{source.key}-{model}")
+        raw, entries, broken = {}, [], error
     else:
-        text = _form(text, entries, source.key)
-    _judged(text, cards)
+        broken = None
+        text = _as_the_address_says(source, text, raw, cards)
+        with columns[1]:
+            _model(source, text, cards)
+    with columns[2]:
+        ways = {"form": _("Form"), "yaml": "YAML"}
+        way = links.select("edit", _("Edit as"), list(ways), lambda w: ways[w], segmented=True)
+    _kept(source)
+    plan, problems = _judged(text)
+    _bar(source, text, plan, problems, cards)
+    if way == "yaml":
+        _yaml(source, text)
+        return
+    if broken is not None:
+        st.info(_("A form needs valid YAML: mend the text first, as YAML."))
+    else:
+        _form(source, text, raw, entries, problems, cards)
+    st.subheader(_("The scenario as it will run"))
+    st.code(text, language="yaml", line_numbers=True, wrap_lines=True)
+
+
+# --- choosing ----------------------------------------------------------------------------------------------------
 
 
 def _source() -> Source | None:
-    files = scenarios.files(stored.home())
+    files = _files()
+    home = stored.home()
+    if links.asked("scenario") is None:
+        links.note(scenario=st.session_state.get(LAST) or drafts.newest(home, [*files, UPLOAD]))
+    names = {name: name for name in files} | {UPLOAD: _("upload a file …")}
+    edited = {name for name in names if name in st.session_state.get(DRAFTS, {})}
     chosen = links.select(
-        "scenario", _("Scenario"), [*files, UPLOAD], lambda key: _("upload a file …") if key == UPLOAD else key,
-        forgets=("model",),
+        "scenario", _("Scenario"), list(names),
+        lambda name: _("{scenario} · edited").format(scenario=names[name]) if name in edited else names[name],
+        forgets=("model", "check"),
     )  # fmt: skip
-    if chosen is not None and chosen != UPLOAD:
-        path = files[chosen]
-        return Source(f"{chosen}-{path.stat().st_mtime_ns}", path.read_text(encoding="utf-8-sig"), path.parent)
+    st.session_state[LAST] = chosen
+    if chosen is None or chosen == UPLOAD:
+        return _uploaded()
+    path = files[chosen]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        st.error(_("{file} is not UTF-8 text: choose another scenario.").format(file=plain(path)))
+        return None
+    except OSError as error:
+        st.error(_("{file} cannot be read ({reason}): choose another scenario.").format(file=plain(path), reason=error.strerror))  # fmt: skip
+        return None
+    with contextlib.suppress(UserError):  # it is no YAML: what is wrong with it is said where it is judged
+        text = drafting.with_whole_paths(text, path.parent)
+    return Source(chosen, chosen, text)
+
+
+def _files() -> dict[str, Path]:
+    """Scenario files within reach, and the one of an audit that the address names."""
+    found = scenarios.files(stored.home())
+    asked = links.asked("scenario") or st.session_state.get(LAST)
+    if asked is not None and asked not in found and asked != UPLOAD:
+        path = stored.home() / "audits" / Path(asked).name / audits.SCENARIO
+        if path.is_file():
+            found = {asked: path, **found}
+    return found
+
+
+def _uploaded() -> Source | None:
+    """A file of the reader's; it is a draft from the start, so that a reload loses nothing."""
+    source = Source(UPLOAD, _("your file"), "")
     file = st.file_uploader(_("A scenario file; paths in it must be absolute"), ["yaml", "yml"], key="scenario-file")
-    if file is None:
+    if file is not None and st.session_state.get(UPLOADED) != file.file_id:
+        st.session_state[UPLOADED] = file.file_id
+        try:
+            _keep(source, file.getvalue().decode("utf-8-sig"))
+        except UnicodeDecodeError:
+            st.error(_("{file} is not UTF-8 text").format(file=plain(file.name)))
+    if not _text(source):
         st.caption(_("Scenario files are looked for in scenarios/ here, in the home and in its scenarios/."))
         return None
-    try:
-        return Source(f"upload-{file.file_id}", file.getvalue().decode("utf-8-sig"), None)
-    except UnicodeDecodeError:
-        st.error(_("{file} is not UTF-8 text").format(file=plain(file.name)))
-        return None
+    return source
 
 
-def _model(cards: Sequence[ModelCard], source: Source) -> str | None:
-    """The model instead of the scenario's; None for the scenario's own."""
-    from audit.scenario.marked_yaml import load_yaml
-
-    named = load_yaml(source.text, drafting.ORIGIN)[0].get("model")
-    own = ", ".join(map(str, named)) if isinstance(named, list) else str(named or _("none"))
-    refs = [card.ref for card in cards]
-    chosen = links.select(
-        "model", _("Model"), [AS_WRITTEN, *refs],
-        lambda ref: _("as the scenario says: {models}").format(models=own) if ref == AS_WRITTEN else ref,
-    )  # fmt: skip
-    return None if chosen in (None, AS_WRITTEN) else chosen
-
-
-def _form(text: str, entries: Sequence[Entry], key: str) -> str:
-    """The scenario with what the reader changed in the form."""
-    edits = dict(_general(text, key))
-    for entry in entries:
-        edits |= dict(_entry(entry, key))
-    known = [name for name in available("checks") if name not in {entry.check for entry in entries}]
-    added = st.multiselect(_("Add checks"), known, key=f"added-{key}", placeholder=_("none"))
-    text = drafting.changed(text, edits)
-    if added:
-        text = drafting.changed(text, {}, added)
-        more = [entry for entry in drafting.entries(text) if entry.check in added]
-        text = drafting.changed(text, {place: value for entry in more for place, value in _entry(entry, key)})
+def _as_the_address_says(source: Source, text: str, raw: Mapping[str, Any], cards: Sequence[ModelCard]) -> str:
+    """The text with the model that the address names."""
+    asked = links.asked("model")
+    if asked is None or asked == _models(raw) or asked not in {card.ref for card in cards}:
+        return text
+    text = drafting.changed(text, {("model",): asked})
+    _keep(source, text)
     return text
 
 
-def _general(text: str, key: str) -> Iterator[tuple[Location, Any]]:
-    from audit.scenario.marked_yaml import load_yaml
+def _model(source: Source, text: str, cards: Sequence[ModelCard]) -> None:
+    """The choice of the model; the scenario's own stands first."""
+    now = drafting.general(text).get("model")
+    try:
+        own = drafting.general(source.text).get("model") if source.text else now
+    except UserError:
+        own = now
+    values = {_models({"model": own}): own, **{card.ref: card.ref for card in cards}}
+    values.setdefault(_models({"model": now}), now)
+    first = next(iter(values))
+    key = f"model-{source.name}"
+    if st.session_state.get(key) != _models({"model": now}):
+        st.session_state[key] = _models({"model": now})
 
-    raw, _marks = load_yaml(text, drafting.ORIGIN)
-    for column, name in zip(st.columns([2, 4, 1]), ("name", "data", "seed"), strict=True):
-        with column:
-            now = drafting.written(raw.get(name))
-            given = st.text_input(name, now, key=f"{key}-{name}")
-        if given != now:
-            yield (name,), drafting.understood(given) if given.strip() else REMOVED
+    def changed() -> None:
+        value = values[st.session_state[key]]
+        _edit(source, {("model",): drafting.REMOVED if value is None else value})
 
-
-def _entry(entry: Entry, key: str) -> Iterator[tuple[Location, Any]]:
-    """A check's form; gives what in it differs from what is written."""
-    at: Location = ("checks", entry.place)
-    key = f"{key}-{entry.place}-{entry.check}"
-    gates = entry.beside.get("require") or {}
-    told = ngettext("{n} gate", "{n} gates", len(gates)).format(n=len(gates))
-    title = (
-        f"{plain(entry.id)} · {told}"
-        if entry.id == entry.check
-        else f"{plain(entry.id)} ({plain(entry.check)}) · {told}"
-    )
-    with st.expander(title):
-        if not st.checkbox(_("run this check"), value=True, key=f"{key}-run"):
-            yield at, REMOVED
-            return
-        st.caption(plain(about(entry.check).summary))
-        here: Location = (*at, entry.check)
-        yield from _boxes(drafting.fields(entry.check), entry.written, here, key, set(entry.beside.get("matrix") or ()))
-        st.markdown(f"**{_('Gates')}**")
-        yield from _gates(entry, gates, (*at, "require"), key)
-        st.markdown(f"**{_('Beside the parameters')}**")
-        yield from _boxes(drafting.fields_beside(), entry.beside, at, key, set())
-
-
-def _boxes(
-    fields: Sequence[FormField], written: Mapping[str, Any], at: Location, key: str, swept: set[str]
-) -> Iterator[tuple[Location, Any]]:
-    """Parameters in columns; blank is the default."""
-    columns = st.columns(COLUMNS)
-    for number, field in enumerate(fields):
-        with columns[number % COLUMNS]:
-            now = written.get(field.name)
-            given = _box(field, now, f"{key}-{field.name}", field.name in swept)
-        if given != now:
-            yield (*at, field.name), REMOVED if given is None else given
-
-
-def _box(field: FormField, now: Any, key: str, swept: bool) -> Any:
-    """One parameter: what it is set to, None for its default."""
-    default = drafting.written(field.default) or _("none")
-    told = (
-        _("set in the matrix")
-        if swept
-        else _("must be given")
-        if field.required
-        else _("default: {value}").format(value=default)
-    )
-    label, help_ = f"{field.name} \\*" if field.required else field.name, plain(field.about) or None
-    said = drafting.written(now)
-    if field.options and (now is None or said in field.options):
-        _start(key, said or None)
-        chosen = st.selectbox(label, field.options, None, key=key, placeholder=told, help=help_)
-        return (
-            now if chosen == (said or None) else {"true": True, "false": False}.get(chosen, chosen) if chosen else None
-        )
-    if field.whole and (now is None or type(now) is int):
-        _start(key, now)
-        return st.number_input(label, field.low, field.high, None, step=1, key=key, placeholder=told, help=help_)
-    given = st.text_input(label, said, key=key, placeholder=told, help=help_)
-    return now if given == said else drafting.understood(given) if given.strip() else None
-
-
-def _start(key: str, value: Any) -> None:
-    """Begin with a value that the reader can clear; one that a box is made with cannot be."""
-    if key not in st.session_state:
-        st.session_state[key] = value
-
-
-def _gates(entry: Entry, gates: Mapping[str, Any], at: Location, key: str) -> Iterator[tuple[Location, Any]]:
-    """A line for every metric, for every part that is gated, and for further parts."""
-    known = {metric.name: metric for metric in drafting.metrics(entry.check)}
-    columns = st.columns(COLUMNS)
-    for number, name in enumerate([*gates, *(name for name in known if name not in gates)]):
-        metric = known.get(name.split("[")[0])
-        told = ""
-        if metric is not None:
-            better = {"higher": _("higher is better"), "lower": _("lower is better")}.get(metric.better, "")
-            told = " · ".join(filter(None, (metric.title, metric.unit, better)))
-        said = _gate_line(gates.get(name))
-        with columns[number % COLUMNS]:
-            given = st.text_input(
-                plain(name), said, key=f"{key}-gate-{name}", help=plain(told) or None, placeholder=_("no gate, such as >= 0.9")
-            )  # fmt: skip
-        if given != said:
-            yield (*at, name), _gates_of(given) if given.strip() else REMOVED
-    more = st.text_input(
-        _("Further gates, on parts"), key=f"{key}-gates", placeholder='{"recall[*]": ">= 0.8"}',
+    st.selectbox(
+        _("Model"), list(values), key=key, on_change=changed,
+        format_func=lambda ref: _("as the scenario says: {models}").format(models=ref or _("none")) if ref == first else ref,
     )  # fmt: skip
-    if more.strip():
-        found = drafting.understood(more)
-        if not isinstance(found, dict):
-            st.error(_("Write a mapping of parts to gates."))
-            return
-        for name, gate in found.items():
-            yield (*at, name), gate
 
 
-def _gate_line(gates: Any) -> str:
-    """One gate as it is written, of several the one behind the other: ``>= 0.8; <= 0.9``."""
-    return "; ".join(map(str, gates)) if isinstance(gates, list) else "" if gates is None else str(gates)
+def _models(raw: Mapping[str, Any]) -> str:
+    named = raw.get("model")
+    return ", ".join(map(str, named)) if isinstance(named, list) else str(named or "")
 
 
-def _gates_of(line: str) -> str | list[str]:
-    found = [gate.strip() for gate in line.split(";")]
-    return found[0] if len(found) == 1 else found
+# --- drafts ------------------------------------------------------------------------------------------------------
+
+
+def _text(source: Source) -> str:
+    """The scenario as it was edited last, in this session or before."""
+    held, looked = st.session_state.setdefault(DRAFTS, {}), st.session_state.setdefault(LOOKED, set())
+    if source.name not in held and source.name not in looked:
+        looked.add(source.name)
+        try:
+            kept = drafts.kept(stored.home(), source.name)
+        except UserError as error:
+            st.session_state[UNKEPT] = str(error)
+            kept = None
+        if kept is not None and kept.text != source.text:
+            held[source.name] = kept.text
+            st.session_state.setdefault(RESTORED, {})[source.name] = kept.saved
+    return str(held.get(source.name, source.text))
+
+
+def _keep(source: Source, text: str) -> None:
+    """Keep an edited text, in this session and beyond it; one that is as it was is forgotten."""
+    held = st.session_state.setdefault(DRAFTS, {})
+    try:
+        if text == source.text:
+            held.pop(source.name, None)
+            drafts.discard(stored.home(), source.name)
+        else:
+            held[source.name] = text
+            drafts.keep(stored.home(), source.name, text)
+        st.session_state.pop(UNKEPT, None)
+    except UserError as error:
+        st.session_state[UNKEPT] = str(error)
+    try:
+        model, own = (_models(drafting.general(one)) if one else "" for one in (text, source.text))
+        links.note(model=model if model != own and source.text else None)
+    except UserError:
+        pass  # it is no YAML now
+
+
+def _edit(source: Source, edits: Mapping[Location, Any]) -> None:
+    _keep(source, drafting.changed(_text(source), edits))
+
+
+def _discard(source: Source) -> None:
+    _keep(source, source.text)
+    st.session_state.get(RESTORED, {}).pop(source.name, None)
+
+
+def _kept(source: Source) -> None:
+    """That there is a draft, and how to be rid of it."""
+    if problem := st.session_state.get(UNKEPT):
+        st.warning(
+            _("Edits are kept in this window alone, for their file cannot be used: {reason}").format(reason=plain(problem)),
+            icon=":material/warning:",
+        )  # fmt: skip
+    held = st.session_state.get(DRAFTS, {}).get(source.name)
+    if held is None:
+        return
+    n, when = _changed_lines(source.text, held), st.session_state.get(RESTORED, {}).get(source.name)
+    if not source.text:
+        told = _("Your file is kept as a draft until you discard it.")
+    elif when is not None:
+        told = ngettext(
+            "Your draft of {when} is restored: {n} line differs from {file}.",
+            "Your draft of {when} is restored: {n} lines differ from {file}.", n,
+        ).format(n=n, when=f"{when:%Y-%m-%d %H:%M} UTC", file=plain(source.shown))  # fmt: skip
+    else:
+        told = ngettext(
+            "Edited: {n} line differs from {file}. The draft is kept until you discard it.",
+            "Edited: {n} lines differ from {file}. The draft is kept until you discard it.", n,
+        ).format(n=n, file=plain(source.shown))  # fmt: skip
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f":material/edit_note: {told}", width="content")
+        st.button(
+            _("Discard the draft"), key="discard", icon=":material/undo:", type="tertiary", on_click=_discard, args=(source,)
+        )  # fmt: skip
+
+
+def _changed_lines(before: str, after: str) -> int:
+    codes = difflib.SequenceMatcher(None, before.splitlines(), after.splitlines(), autojunk=False).get_opcodes()
+    return sum(max(i2 - i1, j2 - j1) for tag, i1, i2, j1, j2 in codes if tag != "equal")
+
+
+# --- editing -----------------------------------------------------------------------------------------------------
+
+
+def _yaml(source: Source, text: str) -> None:
+    key = f"yaml-{source.name}"
+    if st.session_state.get(key) != text:
+        st.session_state[key] = text
+    st.text_area(
+        _("Scenario"), height=560, key=key, label_visibility="collapsed", on_change=lambda: _keep(source, st.session_state[key])
+    )  # fmt: skip
+
+
+def _form(
+    source: Source,
+    text: str,
+    raw: Mapping[str, Any],
+    entries: Sequence[Entry],
+    problems: Sequence[Problem],
+    cards: Sequence[ModelCard],
+) -> None:
+    """What is edited is chosen at the left: the scenario itself or one of its checks."""
+    form = Form(f"form-{source.name}", problems, lambda edits: _edit(source, edits))
+    side, main = st.columns(SIDES, gap="medium")
+    with side:
+        part = _part(source, entries, problems)
+        _add(source, text)
+    with main, st.container(border=True):
+        if part == ITSELF:
+            st.markdown(f"#### {_('The scenario itself')}")
+            st.caption(_("What is audited and with what. Each check stands at the left."))
+            scenario_form.scenario(form, raw)
+        else:
+            scenario_form.check(form, entries[int(part) - 1], _units(raw, cards))
+
+
+def _part(source: Source, entries: Sequence[Entry], problems: Sequence[Problem]) -> str:
+    """The part that the address names."""
+    options = [ITSELF, *(str(number) for number in range(1, len(entries) + 1))]
+    given = links.asked("check")
+    current = given if given in options else ITSELF
+    key = f"part-{source.name}"
+    if st.session_state.get(key) != current:
+        st.session_state[key] = current
+    wrong = {
+        str(number): len(drafting.problems_at(problems, entry.at)) for number, entry in enumerate(entries, 1)
+    }  # fmt: skip
+    wrong[ITSELF] = len(problems) - sum(wrong.values())
+
+    def shown(part: str) -> str:
+        name = plain(_("The scenario itself") if part == ITSELF else entries[int(part) - 1].id)
+        return f":red[✗ {name}]" if wrong[part] else name
+
+    captions = [_("name, data, seed"), *map(_caption, entries)]
+    st.radio(
+        _("What to edit"), options, key=key, format_func=shown, captions=captions, label_visibility="collapsed",
+        on_change=lambda: links.note(check=None if st.session_state[key] == ITSELF else st.session_state[key]),
+    )  # fmt: skip
+    return current
+
+
+def _caption(entry: Entry) -> str:
+    gates = len(entry.gates)
+    said = ngettext("{n} gate", "{n} gates", gates).format(n=gates) if gates else _("no gate")
+    severity = str(entry.beside.get("severity", "high"))
+    return " · ".join(
+        plain(one) for one in (entry.check if entry.id != entry.check else "", said, severity_word(severity) if gates else "") if one
+    )  # fmt: skip
+
+
+def _add(source: Source, text: str) -> None:
+    key = f"added-{source.name}"
+
+    def add() -> None:
+        check = st.session_state[key]
+        if check is not None:
+            _keep(source, drafting.with_check(text, check))
+            links.note(check=str(len(drafting.entries(text)) + 1))
+            st.session_state[key] = None
+
+    st.selectbox(_("Add a check"), available("checks"), None, key=key, placeholder=_("choose one"), on_change=add)
+
+
+def _units(raw: Mapping[str, Any], cards: Sequence[ModelCard]) -> str:
+    """In which units the model takes its inputs: those of every eps."""
+    card = _card(cards, str(raw.get("model")))
+    fields = card.spec.fields if card is not None else ()
+    if card is None or len(fields) != 1 or fields[0].bounds is None:
+        return ""
+    low, high = fields[0].bounds
+    return (
+        _("Inputs of {model} run from {low} to {high} {units}.")
+        .format(model=card.ref, low=f"{low:g}", high=f"{high:g}", units=fields[0].units)
+        .replace(" .", ".")
+    )
 
 
 # --- judging and starting ----------------------------------------------------------------------------------------
 
 
-def _judged(text: str, cards: Sequence[ModelCard]) -> None:
-    """The YAML, what is wrong with it, and the button that starts it."""
-    st.subheader(_("The scenario as it will run"))
-    st.code(text, language="yaml", line_numbers=True, wrap_lines=True)
+def _judged(text: str) -> tuple[Plan | None, Sequence[Problem]]:
+    """The plan that the text makes, or what is wrong with it."""
     try:
-        plan = drafting.plan_of(text)
+        return drafting.plan_of(text), ()
+    except ScenarioError as error:
+        return None, error.problems
     except UserError as error:
-        _problems(error)
-        st.button(_("Start the audit"), type="primary", disabled=True, icon=":material/play_arrow:")
-        return
+        return None, (Problem(str(error)),)
+
+
+def _bar(source: Source, text: str, plan: Plan | None, problems: Sequence[Problem], cards: Sequence[ModelCard]) -> None:
+    """Whether it may start, and the buttons."""
+    with st.container(border=True):
+        said, buttons = st.columns([3, 2], vertical_alignment="center")
+        with said:
+            missing = _valid(plan, cards) if plan is not None else True
+            if plan is None:
+                _problems(problems)
+        explore = False
+        if plan is not None and not plan.gated:
+            explore = st.checkbox(_("Nothing is gated, so nothing can fail: measure only"), key="explore")
+        possible = plan is not None and not missing and (plan.gated or explore)
+        with buttons, st.container(horizontal=True, horizontal_alignment="right"):
+            _save(source, text)
+            if st.button(
+                _("Start the audit"), type="primary", disabled=not possible, icon=":material/play_arrow:", key="start"
+            ):
+                _start(text, explore)
+        if plan is not None:
+            for line in _unfit(plan, cards):
+                st.markdown(f":material/info: {plain(line)}")
+
+
+def _valid(plan: Plan, cards: Sequence[ModelCard]) -> bool:
+    """Say that it is valid, and which models are missing; whether any is."""
     gates = plan.gate_count
     counts = (
         ngettext("{n} check", "{n} checks", len(plan.scenario.checks)).format(n=len(plan.scenario.checks)),
         ngettext("{n} step", "{n} steps", len(plan.steps)).format(n=len(plan.steps)),
         ngettext("{n} gate", "{n} gates", gates).format(n=gates),
     )
-    st.success(_("Valid: {counts}.").format(counts=", ".join(counts)), icon=":material/check:")
+    st.markdown(f":green[✓] {_('Valid: {counts}.').format(counts=', '.join(counts))}")
     missing = _missing(plan, cards)
     for line in missing:
         st.error(plain(line), icon=":material/error:")
-    for line in _unfit(plan, cards):
-        st.warning(plain(line), icon=":material/info:")
-    explore = False
-    if not plan.gated:
-        explore = st.checkbox(_("Nothing is gated, so nothing can fail: measure only"), key="explore")
-    possible = not missing and (plan.gated or explore)
-    if st.button(_("Start the audit"), type="primary", disabled=not possible, icon=":material/play_arrow:"):
-        one = audits.start(stored.home(), text, explore=explore)
-        st.session_state.setdefault(WATCHED, set()).add(one.name)
-        links.go("new_audit", audit=one.name)
+    return bool(missing)
 
 
-def _problems(error: UserError) -> None:
+def _problems(problems: Sequence[Problem]) -> None:
     """One line per problem, as ``audit validate`` prints them."""
-    st.error("  \n".join(plain(line) for line in str(error).splitlines()), icon=":material/error:")
+    lines = [plain(f"{drafting.ORIGIN}{one}") for one in problems]
+    more = len(lines) - MOST
+    if more > 0:
+        lines = [*lines[:MOST], ngettext("and {n} more", "and {n} more", more).format(n=more)]
+    st.error("  \n".join(lines), icon=":material/error:")
+
+
+def _start(text: str, explore: bool) -> None:
+    try:
+        one = audits.start(stored.home(), text, explore=explore)
+    except UserError as error:
+        st.error(plain(error), icon=":material/error:")
+        return
+    started.watch(one)
+    links.go("new_audit", audit=one.name)
+
+
+def _save(source: Source, text: str) -> None:
+    """The text as a file: downloaded, or kept among the scenarios of the home."""
+    with st.popover(_("Save …"), icon=":material/save:"):
+        folder = stored.home() / "scenarios"
+        st.download_button(
+            _("Download"), text, source.name if source.name.endswith((".yaml", ".yml")) else drafting.ORIGIN, "application/yaml",
+            on_click="ignore", icon=":material/download:", width="stretch",
+        )  # fmt: skip
+        key = f"file-{source.name}"
+        if key not in st.session_state:
+            st.session_state[key] = source.name if source.name.endswith((".yaml", ".yml")) else drafting.ORIGIN
+        name = st.text_input(_("File name"), key=key).strip()
+        taken = _taken(name)
+        label = _("Replace {file}") if taken == folder / name else _("Save as {file}")
+        st.button(
+            label.format(file=plain(name)), key="save", on_click=_saved, args=(source, name, text), width="stretch",
+            disabled=not FILE_NAME.fullmatch(name) or taken not in (None, folder / name),
+        )  # fmt: skip
+        if not FILE_NAME.fullmatch(name):
+            st.markdown(f":red[✗ {_('Write letters, digits, dots, dashes and .yaml at the end.')}]")
+        elif taken not in (None, folder / name):
+            said = _("{file} is there already, and stays: choose another name.").format(file=plain(taken))
+            st.markdown(f":red[✗ {said}]")
+        else:
+            st.caption(_("It goes to {folder}.").format(folder=plain(folder)))
+    if said := st.session_state.pop(SAVED, None):
+        st.toast(plain(said), icon=":material/save:")
+
+
+def _taken(name: str) -> Path | None:
+    """The scenario file that has the name already."""
+    found = scenarios.files(stored.home()).get(name)
+    return stored.home() / "scenarios" / name if found == (stored.home() / "scenarios" / name).resolve() else found
+
+
+def _saved(source: Source, name: str, text: str) -> None:
+    path = stored.home() / "scenarios" / name
+    try:
+        drafts.write(path, text)
+    except UserError as error:
+        st.session_state[SAVED] = str(error)
+        return
+    _discard(source)
+    st.session_state.get(LOOKED, set()).discard(name)
+    links.note(scenario=name, model=None)
+    st.session_state[SAVED] = _("Saved as {file}.").format(file=path)
 
 
 def _missing(plan: Plan, cards: Sequence[ModelCard]) -> list[str]:
@@ -332,121 +531,3 @@ def _card(cards: Sequence[ModelCard], ref: str) -> ModelCard | None:
     if not which or which == "latest":
         return max(own, key=lambda card: card.version, default=None)
     return next((card for card in own if which in (str(card.version), *card.aliases)), None)
-
-
-# --- following ---------------------------------------------------------------------------------------------------
-
-
-def _followed(one: Started) -> None:
-    """An audit that was started: how far it is, and when it has ended its run page."""
-    facts = one.facts
-    st.caption(
-        " · ".join(
-            plain(part) for part in (facts.get("scenario"), facts.get("model"), facts.get("started"), one.name) if part
-        )
-    )
-    watched = st.session_state.setdefault(WATCHED, set())
-    if one.state == "finished" and one.name in watched:
-        watched.discard(one.name)
-        links.go("run", run=one.name)
-    if one.alive:
-        watched.add(one.name)
-        st.fragment(_live, run_every=1.0)(one)
-        st.caption(_("It goes on when you close this page, and when the dashboard ends."))
-    else:
-        _state(one)
-    links.link(_("New audit"), "new_audit", icon=":material/add:")
-
-
-def _live(one: Started) -> None:
-    """Drawn again every second; when the audit has ended, the whole page is."""
-    _state(one)
-    if not one.alive:
-        st.rerun(scope="app")
-    cancelled = one.cancelled
-    with st.container(horizontal=True):
-        if not cancelled:
-            st.button(_("Cancel"), key="cancel", on_click=one.stop, icon=":material/stop:")
-        else:
-            st.caption(_("It was told to stop, and ends when the check at hand notices."))
-            st.button(
-                _("End it at once"),
-                key="kill",
-                on_click=one.stop,
-                kwargs={"at_once": True},
-                icon=":material/dangerous:",
-            )
-
-
-def _state(one: Started) -> None:
-    state = one.state
-    st.subheader(f"{SIGNS[state]} {_word(state)}")
-    try:
-        progress = one.progress()
-    except UserError as error:
-        st.error(plain(error), icon=":material/broken_image:")
-    else:
-        done, planned = len(progress.ended), len(progress.steps)
-        now = progress.current if state == "running" else None
-        told = ", ".join(
-            (
-                _("{done} of {planned} steps").format(done=done, planned=planned),
-                ngettext("{n} number", "{n} numbers", progress.measured).format(n=f"{progress.measured:,}"),
-            )
-        )
-        st.progress(
-            min(1.0, done / planned) if planned else 0.0,
-            told + (_("; now {step}").format(step=plain(now)) if now else ""),
-        )
-        _steps(progress, now, _("waiting") if state in ("starting", "running") else _("not reached"))
-    if one.run_path.exists() and state != "starting":
-        links.link(_("Open the run"), "run", icon=":material/fact_check:", run=one.name)
-    if log := one.log():
-        with st.expander(_("What it printed"), expanded=state == "failed"):
-            st.code(log, language=None)
-
-
-def _steps(progress: audits.Progress, now: str | None, left: str) -> None:
-    """Every step and how it ended; `left` is said of those to come."""
-    import pandas as pd
-
-    words = {"completed": _("done"), "error": _("error"), "not_applicable": _("not applicable")}
-    rows = []
-    for step in progress.steps:
-        outcome = progress.ended.get(step)
-        sign = (
-            f"{ENDED[outcome.status]} {words[outcome.status]}"
-            if outcome
-            else f"▶ {_('running')}"
-            if step == now
-            else left
-        )
-        rows.append({"step": step, "state": sign, "said": outcome.message if outcome else ""})
-    columns = {
-        "step": st.column_config.TextColumn(_("Step"), width="large"),
-        "state": st.column_config.TextColumn(_("State"), width="small"),
-        "said": st.column_config.TextColumn(_("What it said"), width="large"),
-    }
-    st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=columns, key="steps")
-
-
-def _word(state: str) -> str:
-    return {
-        "starting": _("starting"),
-        "running": _("running"),
-        "finished": _("finished"),
-        "interrupted": _("interrupted"),
-        "failed": _("did not start: what it printed says why"),
-    }[state]
-
-
-def _list() -> None:
-    """Audits that were started here, those that run first."""
-    every = audits.every(stored.home())
-    if not every:
-        return
-    st.subheader(_("Audits started here"))
-    for one in sorted(every, key=lambda one: not one.alive)[:SHOWN]:
-        state = one.state
-        label = f"{SIGNS[state]} {_word(state)} · {one.facts.get('scenario', '')} · {one.facts.get('model', '')} · {one.name}"
-        links.link(label, "new_audit", audit=one.name)

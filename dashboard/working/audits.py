@@ -16,12 +16,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from audit.cli.followed import FOLLOWED
 from audit.finding import Outcome
 from audit.parameters import UserError
 from audit.plan import bind
@@ -30,7 +32,9 @@ from audit.scenario import parse, read
 from dashboard.working.worker import import_path
 
 State = Literal["starting", "running", "finished", "interrupted", "failed"]
-SCENARIO, LOG, FACTS, LOCK, CANCELLED = "scenario.yaml", "log.txt", "audit.json", ".lock", "cancelled"
+"""``failed`` is one that ended before it had a run folder."""
+SCENARIO, LOG, FACTS, NOW = "scenario.yaml", "log.txt", "audit.json", "now.json"
+LOCK, CANCELLED = ".lock", "cancelled"
 TAIL = 20_000
 """Characters of what it printed that are shown."""
 LAUNCH = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from audit.cli import main; main()"
@@ -55,6 +59,26 @@ class Progress:
     def current(self) -> str | None:
         """The first step that has not ended."""
         return next((step for step in self.steps if step not in self.ended), None)
+
+
+@dataclass(frozen=True)
+class Now:
+    """What an audit does at this moment.
+
+    Args:
+        step: at hand.
+        since: when it began, by the clock; None where nothing is known.
+        done, total: how far it is; `total` is 0 where it does not say.
+        what: it does.
+        took: step → seconds, of those that ended.
+    """
+
+    step: str = ""
+    since: float | None = None
+    done: int = 0
+    total: int = 0
+    what: str = ""
+    took: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,13 +108,18 @@ class Started:
 
     @property
     def state(self) -> State:
-        """``starting`` before there is a run folder, ``failed`` where there never was one: the log says why."""
+        """``starting`` before there is a run folder; where there never was one it was stopped or killed, or it failed and its log says why."""
         alive = self.alive  # before the run folder is read: what has ended since is read as ended
         try:
             found = Run(self.run_path).state
         except UserError:
-            return "starting" if alive else "failed"
+            return "starting" if alive else "interrupted" if self.cancelled or self._said_nothing else "failed"
         return "running" if found != "finished" and alive else found
+
+    @property
+    def _said_nothing(self) -> bool:
+        """Whether it printed no reason for its end: somebody killed it."""
+        return all(line.startswith("loading ") for line in self.log().splitlines())
 
     @property
     def cancelled(self) -> bool:
@@ -111,6 +140,31 @@ class Started:
             return (self.path / LOG).read_text(encoding="utf-8", errors="replace")[-TAIL:].strip()
         except OSError:
             return ""
+
+    @property
+    def started(self) -> datetime.datetime | None:
+        """When it was started; None where that cannot be told."""
+        try:
+            return datetime.datetime.fromisoformat(str(self.facts["started"]))
+        except (KeyError, ValueError, UserError):
+            return None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it has run, or ran: until its last sign of life."""
+        if (began := self.started) is None:
+            return None
+        if self.alive:
+            return time.time() - began.timestamp()
+        signs = [self.path / LOG, self.path / NOW, self.run_path / "manifest.json"]
+        return max(0.0, max(path.stat().st_mtime for path in signs if path.exists()) - began.timestamp())
+
+    def now(self) -> Now:
+        """What it does, as it said last; nothing before its first step."""
+        try:
+            return Now(**json.loads((self.path / NOW).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return Now()
 
     def progress(self) -> Progress:
         """Steps planned and done.
@@ -148,7 +202,6 @@ def start(home: Path, text: str, *, model: str | None = None, explore: bool = Fa
     plan = bind(parse(text))
     home = home.resolve()
     path = _folder(home, plan.scenario.name)
-    (path / SCENARIO).write_text(text, encoding="utf-8")
     command = [
         sys.executable, "-P", "-c", LAUNCH, "run", str(path / SCENARIO),
         "--home", str(home), "--out", str(home / "runs" / path.name),
@@ -159,22 +212,31 @@ def start(home: Path, text: str, *, model: str | None = None, explore: bool = Fa
         "PYTHONPATH": os.pathsep.join(import_path()),
         "PYTHONUNBUFFERED": "1",
         "COLUMNS": "140",
+        FOLLOWED: str(path / NOW),
     }
+    try:
+        (path / SCENARIO).write_text(text, encoding="utf-8")
+        facts = {
+            "scenario": plan.scenario.name,
+            "model": model or ", ".join(plan.scenario.model),
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        _launch(path, command, surroundings, facts)
+    except OSError as error:
+        raise UserError(f"the audit cannot be started in {path}: {error.strerror}") from error
+    return Started(path)
+
+
+def _launch(path: Path, command: Sequence[str], surroundings: Mapping[str, str], facts: Mapping[str, str]) -> None:
     with (path / LOCK).open("w") as lock, (path / LOG).open("wb") as log:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the process inherits it, and with its end it opens
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             pass_fds=[lock.fileno()], env=surroundings,
         )  # fmt: skip
-        facts = {
-            "process": process.pid,
-            "scenario": plan.scenario.name,
-            "model": model or ", ".join(plan.scenario.model),
-            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        }
-        (path / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        known = {"process": process.pid, **facts}
+        (path / FACTS).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     threading.Thread(target=process.wait, daemon=True).start()  # nobody else would bury it
-    return Started(path)
 
 
 def _folder(home: Path, scenario: str) -> Path:

@@ -9,6 +9,7 @@ import pytest
 from audit.names import available
 from audit.parameters import UserError
 from audit.scenario import parse
+from audit.scenario.problems import Problem, ScenarioError
 from dashboard.working import drafting
 from dashboard.working.drafting import REMOVED
 
@@ -77,10 +78,12 @@ def test_values_and_checks_are_taken_out_and_added() -> None:
 
 def test_the_checks_of_a_scenario_are_told_where_they_can_be() -> None:
     found = drafting.entries(TEXT + "  - robustness.evasoin: {}\n  - 3\n")
-    assert [(entry.place, entry.id, entry.check) for entry in found] == [
-        (0, "preflight.model_contract", "preflight.model_contract"),
-        (1, "robustness.evasion", "robustness.evasion"),
-        (2, "more", "robustness.evasion"),
+    assert [(entry.place, entry.id, entry.check, entry.known) for entry in found] == [
+        (0, "preflight.model_contract", "preflight.model_contract", True),
+        (1, "robustness.evasion", "robustness.evasion", True),
+        (2, "more", "robustness.evasion", True),
+        (3, "robustness.evasoin", "robustness.evasoin", False),
+        (4, "3", "3", False),
     ]
     assert found[1].written["eps"] == "8/255"
     assert drafting.entries("name: empty\n") == []
@@ -97,7 +100,11 @@ def test_fields_are_those_of_the_code() -> None:
     assert not known["eps"].whole
     assert known["eps"].about == "Largest perturbation, in the norm and in the units that the user feeds. > 0"
     beside = {field.name: field for field in drafting.fields_beside()}
-    assert list(beside) == ["severity", "matrix", "timeout", "optional"]
+    assert list(beside) == ["id", "severity", "timeout", "optional"]
+    assert [field.name for field in drafting.fields_of_scenario()][:4] == ["name", "description", "data", "seed"]
+    assert (known["attacks"].several, known["attacks"].open, "pgd" in known["attacks"].options) == (True, True, True)
+    attacks = {field.name: field for field in drafting.fields("privacy.membership_inference")}["attacks"]
+    assert (attacks.several, attacks.open, attacks.options[0]) == (True, False, "loss")
     assert beside["severity"].options == ["low", "medium", "high", "critical"]
     for check in available("checks"):
         assert all(field.about for field in drafting.fields(check)), check
@@ -118,6 +125,77 @@ def test_a_value_is_a_line_and_back(value: object, line: str) -> None:
     )
     if value is not None:
         assert drafting.understood(drafting.written(value)) == value
+
+
+def test_an_item_of_a_list_is_a_line_and_back() -> None:
+    value = ["pgd", {"square": {"queries": 300}}, 3]
+    assert drafting.items(value) == ["pgd", "square: {queries: 300}", "3"]
+    assert [drafting.item(line) for line in drafting.items(value)] == value
+    assert drafting.items(None) == []
+    assert drafting.item("[pgd") == "[pgd"
+
+
+def test_a_text_that_yaml_would_read_otherwise_keeps_its_quotes() -> None:
+    assert drafting.written("true").strip("\"'") == "true" != drafting.written("true")
+    assert drafting.written("[pgd") == "[pgd"
+    assert drafting.understood(drafting.written("3")) == "3"
+
+
+def test_gates_are_lines_of_a_form_and_back() -> None:
+    text = TEXT.replace('">= 0.80"}', '[">= 0.80", "< baseline - 0.1"], "attack_success[attack=pgd]": nonsense}')
+    entry = drafting.entries(text)[1]
+    assert [(line.key, line.number, line.comparison, line.threshold) for line in entry.gates] == [
+        ("robust_accuracy", 0, ">=", "0.80"),
+        ("robust_accuracy", 1, "<", "baseline - 0.1"),
+        ("attack_success[attack=pgd]", 0, "", "nonsense"),
+    ]
+    first, second, third = entry.gates
+    at = ("checks", 1, "require")
+    assert drafting.gates_edited(entry, first, "> 0.5") == {(*at, first.key): ["> 0.5", second.said]}
+    assert drafting.gates_edited(entry, first, None) == {(*at, first.key): second.said}
+    assert drafting.gates_edited(entry, third, None) == {(*at, third.key): REMOVED}
+    new = drafting.GateLine("robust_accuracy", 2, "<=", "1")
+    assert drafting.gates_edited(entry, new, new.said) == {(*at, new.key): [first.said, second.said, "<= 1"]}
+
+
+def test_several_values_of_a_parameter_are_tried_and_one_again() -> None:
+    entry = drafting.entries(TEXT)[1]
+    swept = drafting.changed(TEXT, drafting.sweeps_edited(entry, ["eps", "norm"]))
+    found = parse(swept).scenario.checks[1]
+    assert found.matrix == {"eps": ("8/255",), "norm": ("linf",)}
+    assert "eps" not in found.params
+    entry = drafting.entries(swept)[1]
+    assert entry.swept == {"eps": ["8/255"], "norm": ["linf"]}
+    found = parse(drafting.changed(swept, drafting.sweeps_edited(entry, []))).scenario.checks[1]
+    assert (found.matrix, found.params["eps"], found.params["norm"]) == ({}, "8/255", "linf")
+
+
+def test_one_more_check_has_an_id_of_its_own() -> None:
+    once = drafting.with_check(TEXT, "robustness.corruptions")
+    again = drafting.with_check(drafting.with_check(once, "robustness.evasion"), "robustness.evasion")
+    assert [entry.id for entry in parse(again).scenario.checks][3:] == [
+        "robustness.corruptions",
+        "robustness.evasion-2",
+        "robustness.evasion-3",
+    ]
+
+
+def test_problems_are_found_at_their_field_alone() -> None:
+    broken = TEXT.replace("eps: 8/255", "eps: -1").replace("square: {queries: 300}", "square: {querys: 300}")
+    with pytest.raises(ScenarioError) as told:
+        drafting.plan_of(broken)
+    problems = told.value.problems
+    assert [one.message for one in drafting.problems_at(problems, (*EVASION, "eps"))] == [
+        "input should be greater than 0, got -1"
+    ]
+    assert "querys" in drafting.problems_at(problems, (*EVASION, "attacks"))[0].message
+    assert drafting.problems_at(problems, ("checks", 2)) == []
+    assert drafting.problems_at(problems, ("checks", 1)) == list(problems)
+    gated = [
+        Problem("wrong", path="checks[1].require.recall[class=3]"),
+        Problem("worse", path="checks[1].require.recall"),
+    ]
+    assert drafting.problems_at(gated, ("checks", 1, "require", "recall")) == gated[1:]
 
 
 def test_what_is_no_yaml_is_left_for_the_check_to_refuse() -> None:
