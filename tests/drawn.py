@@ -24,7 +24,8 @@ def charts(app: Any) -> dict[str, list[list[dict[str, Any]]]]:
     for element in app.get("vega_lite_chart"):
         title = json.loads(element.proto.spec)["title"]
         sets = [pa.ipc.open_stream(one.data.data).read_pandas().to_dict("records") for one in element.proto.datasets]
-        found[title if isinstance(title, str) else title["text"]] = sets
+        text = title if isinstance(title, str) else title["text"]
+        found[text if isinstance(text, str) else " ".join(text)] = sets
     return found
 
 

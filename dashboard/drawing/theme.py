@@ -96,25 +96,30 @@ _RULES = """
 .stAppHeader { height: 3rem; min-height: 3rem; }
 .stMainBlockContainer h1 { font-size: 2rem; line-height: 1.2; padding: .25rem 0; }
 .stMainBlockContainer h2 { font-size: 1.5rem; } .stMainBlockContainer h3 { font-size: 1.25rem; }
-.verdict { display: flex; gap: 20px; align-items: flex-start; padding: 18px 22px; border: 1px solid var(--tone); border-left-width: 10px;
-  border-radius: 8px; background: color-mix(in srgb, var(--tone) 9%, var(--paper)); color: var(--ink); }
+.verdict { padding: 16px 20px; border: 1px solid var(--tone); border-left-width: 10px; border-radius: 8px; color: var(--ink);
+  background: color-mix(in srgb, var(--tone) 7%, var(--paper)); }
+.verdict .head { display: flex; gap: 18px; align-items: center; }
 .verdict .sign { flex: none; width: 52px; height: 52px; border-radius: 50%; background: var(--tone); color: var(--paper); font-size: 30px;
   line-height: 52px; text-align: center; font-weight: 700; }
 .verdict .said { flex: 1; min-width: 0; overflow-wrap: anywhere; }
 .verdict .word { font-size: 28px; line-height: 1.2; font-weight: 700; color: var(--tone); margin: 0; }
 .verdict .sentence { font-size: 17px; margin: 2px 0 0; }
-.stHtml .verdict ul { margin: 10px 0 0; padding-left: 20px; }
-.verdict li { margin: 3px 0; font-size: 15px; }
-.verdict .soft { color: var(--soft); margin: 8px 0 0; }
-.stHtml .verdict dl.counts { padding: 0; flex: none; display: grid; grid-template-columns: auto auto; gap: 3px 14px; align-content: start; margin: 0; }
-.verdict .counts dd { margin: 0; text-align: right; font-weight: 600; font-variant-numeric: tabular-nums; }
-.verdict.small { padding: 10px 14px; border-left-width: 7px; gap: 12px; }
+.verdict p.soft { color: var(--soft); margin: 10px 0 0; font-size: 14.5px; overflow-wrap: anywhere; }
+.stHtml .verdict dl.counts { padding: 0; flex: none; display: grid; grid-auto-flow: column; grid-template-rows: auto auto; gap: 0 20px; margin: 0;
+  text-align: right; }
+.verdict .counts dt { font-size: 14px; } .verdict .counts dd { margin: 0; font-size: 22px; line-height: 1.2; font-weight: 600; font-variant-numeric: tabular-nums; }
+.reasons { display: grid; grid-template-columns: max-content minmax(120px, 1fr) 260px minmax(150px, 1fr); gap: 0 18px; margin-top: 12px; font-size: 14.5px; }
+.reasons > div { display: grid; grid-template-columns: subgrid; grid-column: 1 / -1; align-items: center; min-height: 50px;
+  border-top: 1px solid color-mix(in srgb, var(--ink) 14%, transparent); overflow-wrap: anywhere; }
+.stHtml .reasons a { color: var(--ink); font-weight: 600; text-decoration-color: var(--soft); } .reasons .wide { grid-column: 3 / -1; }
+.verdict.small { padding: 10px 14px; border-left-width: 7px; } .verdict.small .head { gap: 12px; }
 .verdict.small .sign { width: 34px; height: 34px; line-height: 34px; font-size: 20px; }
 .verdict.small .word { font-size: 19px; } .verdict.small .sentence { font-size: 14.5px; }
 .stHtml p.tally { display: flex; flex-wrap: wrap; gap: 4px 22px; margin: 0; font-variant-numeric: tabular-nums; }
-h3.opened { font-size: 1.35rem; margin: 0; padding: 0; }
+.stHtml h3.opened { font-size: 1.35rem; margin: 0 0 4px; padding: 0; scroll-margin-top: 72px; }
+.stHtml img.gate { width: 360px; max-width: 100%; margin: 4px 0 0; }
 .stHtml dl.facts { margin: 0 0 8px; padding: 0; font-size: 14px; }
-.stHtml h4 { font-size: 1rem; margin: 8px 0 4px; padding: 0; }
+.stHtml h4 { font-size: 1rem; margin: 14px 0 4px; padding: 0; } .stHtml h4:first-child { margin-top: 0; }
 .facts div { display: grid; grid-template-columns: minmax(110px, 30%) 1fr; gap: 10px; padding: 2px 0; border-bottom: 1px solid var(--line); }
 .facts dt { color: var(--soft); font-weight: 400; }
 .facts dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }

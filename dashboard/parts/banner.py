@@ -1,22 +1,27 @@
-"""The verdict as a reader sees it first: a sign, a word, why, and what the verdict says nothing about."""
+"""The verdict as a reader sees it first: a sign, a word, what decided it and by how much, and what it says nothing about."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
 import streamlit as st
 
 from audit.finding import Finding, Status
+from audit.report._gate_line import gate_line
 from audit.report._view import RunView
-from audit.report._words import STATUS, part_of
-from dashboard.words import _, status_sign
+from audit.report._words import STATUS
+from dashboard import links
+from dashboard.drawing import pictures, theme
+from dashboard.parts import gates
+from dashboard.words import _, ngettext, status_sign
 
 REASONS = 3
-ABSENT = 5
+ABSENT = 4
+"""Gates and adversaries that are named one by one."""
 QUIET = (Status.PASS, Status.NOT_APPLICABLE)
 """Statuses of gates that explain no verdict."""
-UNTESTED = ("unfinished", "not_applicable", "check", "adversary")
 
 
 def show(view: RunView) -> None:
@@ -25,33 +30,62 @@ def show(view: RunView) -> None:
     said = verdict.said[:1].upper() + verdict.said[1:]
     st.html(
         f'<section class="verdict {verdict.status}" aria-label="{escape(_("Verdict"))}">'
-        f'<div class="sign" aria-hidden="true">{escape(STATUS[verdict.status].icon)}</div>'
-        f'<div class="said"><p class="word">{escape(_(verdict.headline))}</p><p class="sentence">{escape(_("{sentence}.").format(sentence=said))}</p>'
-        f"{_absent(view)}{_reasons(view.gates)}</div>{_counts(view)}</section>"
+        f'<div class="head"><div class="sign" aria-hidden="true">{escape(STATUS[verdict.status].icon)}</div>'
+        f'<div class="said"><p class="word">{escape(_(verdict.headline))}</p>'
+        f'<p class="sentence">{escape(_("{sentence}.").format(sentence=said))}</p></div>{_counts(view)}</div>'
+        f"{_reasons(view)}{_absent(view)}</section>"
     )
+
+
+def _reasons(view: RunView) -> str:
+    loud = [finding for finding in view.gates if finding.status not in QUIET]
+    if not loud:
+        return ""
+    lines = "".join(_reason(view, finding) for finding in loud[:REASONS])
+    more = len(loud) - REASONS
+    tail = f'<p class="soft">{escape(_("… and {n} more below").format(n=more))}</p>' if more > 0 else ""
+    return f'<div class="reasons">{lines}</div>{tail}'
+
+
+def _reason(view: RunView, finding: Finding) -> str:
+    """A gate on one line: its status, its name, which opens the finding, the interval against the threshold, and the numbers."""
+    opens = escape(links.address("run", run=view.run.name, finding=finding.id))
+    named = (
+        f'<span class="tone {finding.status}">{escape(status_sign(finding.status))}</span>'
+        f'<a href="{opens}" target="_self">{escape(gates.named(finding))}</a>'
+    )
+    if drawing := gate_line(finding):
+        picture = pictures.svg_address(drawing, theme.gate_style(finding.status))
+        numbers = _("{measured}, required {required}").format(measured=gates.said(finding), required=finding.required)
+        return f'<div>{named}<img src="{picture}" alt=""><span>{escape(numbers)}</span></div>'
+    return f'<div>{named}<span class="wide">{escape(finding.message)}</span></div>'
 
 
 def _absent(view: RunView) -> str:
-    subjects = [gap.subject for gap in view.not_tested if gap.kind in UNTESTED]
-    if not subjects:
+    """What the verdict says nothing about, in a sentence; the page's second part says it whole."""
+    gaps = view.not_tested
+    named = [
+        *_first([gap.subject for gap in gaps if gap.kind in ("unfinished", "not_applicable")]),
+        *_families([gap.subject for gap in gaps if gap.kind == "check"]),
+        *_first([gap.subject for gap in gaps if gap.kind == "adversary"]),
+    ]
+    if not named:
         return ""
-    named = ", ".join(subjects[:ABSENT])
-    more = _("{named} and {n} more").format(named=named, n=len(subjects) - ABSENT) if len(subjects) > ABSENT else named
-    return f'<p class="soft">{escape(_("Not tested: {subjects}.").format(subjects=more))}</p>'
+    return f'<p class="soft">{escape(_("Not tested: {subjects}.").format(subjects=", ".join(named)))}</p>'
 
 
-def _reasons(gates: Sequence[Finding]) -> str:
-    loud = [f for f in gates if f.status not in QUIET]
-    if not loud:
-        return ""
-    lines = "".join(
-        f'<li><span class="tone {f.status}">{escape(status_sign(f.status))}</span> <b>{escape(_(f.title or f.id))}</b>'
-        f"{escape(f' ({part_of(f)})' if f.dims else '')}: {escape(f.message)}</li>"
-        for f in loud[:REASONS]
-    )
-    more = len(loud) - REASONS
-    tail = f'<li class="soft">{escape(_("… and {n} more below").format(n=more))}</li>' if more > 0 else ""
-    return f"<ul>{lines}{tail}</ul>"
+def _first(subjects: Sequence[str]) -> list[str]:
+    more = len(subjects) - ABSENT
+    return [*subjects[:ABSENT], *([ngettext("{n} more", "{n} more", more).format(n=more)] if more > 0 else [])]
+
+
+def _families(checks: Sequence[str]) -> list[str]:
+    """Checks that did not run, counted by family."""
+    counts = Counter(name.split(".")[0] for name in checks)
+    return [
+        ngettext("{n} check of {family}", "{n} checks of {family}", n).format(n=n, family=_(family))
+        for family, n in counts.items()
+    ]
 
 
 def _counts(view: RunView) -> str:

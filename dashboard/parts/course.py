@@ -25,7 +25,9 @@ CHARTS = 12
 RUNS = 24
 """Newest versions that are drawn."""
 ACROSS = 3
-WIDTH, HEIGHT = 330, 260
+HEIGHT = 260
+TITLE, SUBTITLE = 38, 50
+"""Characters on a line above a chart, on the narrowest page."""
 PADDING = {"left": 4, "top": 8, "right": 12, "bottom": 4}
 
 SHAPES = {
@@ -44,12 +46,15 @@ Course = list[tuple[str, RunSummary, Finding]]
 def show(found: Sequence[RunSummary]) -> None:
     """Draw the course of one model under one scenario."""
     finished = [summary for summary in found if summary.counts and not summary.problem and len(summary.models) == 1]
-    pairs = list(dict.fromkeys(f"{summary.models[0].name} · {summary.scenario}" for summary in finished))
+    pairs: dict[str, list[RunSummary]] = {}
+    for summary in finished:
+        pairs.setdefault(f"{summary.models[0].name} · {summary.scenario}", []).append(summary)
     if not pairs:
         return
     st.subheader(_("Course over versions"))
-    chosen = links.select("course", _("Model and scenario"), pairs)
-    runs = _newest_per_version([s for s in finished if f"{s.models[0].name} · {s.scenario}" == chosen])
+    longest = max(pairs, key=lambda pair: len({_version(summary) for summary in pairs[pair]}))
+    chosen = links.select("course", _("Model and scenario"), list(pairs), default=longest)
+    runs = _newest_per_version(pairs[str(chosen)])
     courses = _courses(runs)
     if not courses:
         st.info(_("Nothing is gated in these runs."))
@@ -111,9 +116,8 @@ def _spec(name: str, points: Course) -> dict[str, Any]:
     label = textwrap.wrap(f"{_(last.title or last.metric or last.check)}{f' ({last.unit})' if last.unit else ''}", 22)
     drawn = deepcopy(_drawing(theme.mode(), spoken()))
     drawn["title"] = {
-        "text": title,
-        "subtitle": [step, _("required {gate}").format(gate=last.required)],
-        "limit": WIDTH,
+        "text": textwrap.wrap(title, TITLE),
+        "subtitle": [*textwrap.wrap(step, SUBTITLE), _("required {gate}").format(gate=last.required)],
     }
     for layer in drawn["layer"]:
         layer["encoding"]["y"]["title"] = label

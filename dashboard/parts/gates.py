@@ -60,11 +60,16 @@ def _row(finding: Finding) -> dict[str, Any]:
         "gate": f"{named(finding)}, {finding.step.split('[')[0]}",
         "model": finding.model,
         "required": str(gate) if gate else finding.required or "–",
-        "measured": said(finding) + (f", n = {n_of(finding)}" if n_of(finding) != "–" else ""),
+        "measured": ", ".join(part for part in (said(finding), _counted(finding)) if part),
         "drawn": pictures.svg_address(_taller(drawing), theme.gate_style(finding.status)) if drawing else None,
         "severity": f"{list(Severity).index(finding.severity) + 1} {severity_word(finding.severity)}",
         "check": finding.step,
     }
+
+
+def _counted(finding: Finding) -> str:
+    n = n_of(finding)
+    return "" if n == "–" else f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{n}"
 
 
 def named(finding: Finding) -> str:

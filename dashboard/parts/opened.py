@@ -9,40 +9,82 @@ import streamlit as st
 
 from audit.finding import Bound, Finding
 from audit.report._about import about
+from audit.report._gate_line import gate_line
 from audit.report._view import RunView
-from audit.report._words import interval_of, level_of, meaning_of, n_of, part_of, plain_value, threat_rows, value_of
-from dashboard.parts import exhibits
+from audit.report._words import interval_of, level_of, meaning_of, n_of, plain_value, threat_rows, value_of
+from dashboard import links
+from dashboard.drawing import pictures, theme
+from dashboard.parts import exhibits, gates
 from dashboard.words import _, severity_word, status_sign
 
 Fact = tuple[str, str]
+PAGES = {"explanation": "saliency", "robustness": "attacks", "privacy": "privacy"}
+"""Families of checks that have a page of their own."""
+SEEN = "_finding_seen"
+"""Where a session keeps which finding was brought into sight last."""
+SCROLL = "<script>document.querySelector('h3.opened')?.scrollIntoView({behavior: 'smooth'})</script>"
 
 
 def show(view: RunView, finding: Finding) -> None:
-    """Draw a finding with everything that stands behind it."""
-    part = f" ({part_of(finding)})" if finding.dims else ""
+    """Draw a finding with everything that stands behind it, and bring it into sight where it is another than before."""
     st.html(
         f'<h3 class="opened"><span class="tone {finding.status}">{escape(status_sign(finding.status))}</span> '
-        f"{escape(_(finding.title or finding.check) + part)}</h3>"
+        f"{escape(gates.named(finding))}</h3><p>{escape(finding.message)}</p>{_drawn(finding)}"
     )
-    st.html(f"<p>{escape(finding.message)}</p>")
-    left, right = st.columns(2, gap="large")
+    _ways_on(view, finding)
+    left, right = st.columns([3, 2], gap="large")
     with left:
-        st.html(_explained(finding))
+        parameters = [(name, plain_value(value)) for name, value in finding.params.items()]
+        st.html(_explained(finding) + facts(_("Parameters"), parameters))
     with right:
-        st.html(facts(_("Judged"), _judged(finding)))
-    left, right = st.columns(2, gap="large")
-    with left:
-        if finding.threat_model:
-            st.html(facts(_("Threat model"), [(_(what), value) for what, value in threat_rows(finding.threat_model)]))
-        else:
-            st.html(facts(_("Threat model"), [(_("adversary"), _("none: nothing here is attacked"))]))
-    with right:
-        st.html(facts(_("Parameters"), [(name, plain_value(value)) for name, value in finding.params.items()]))
+        st.html(facts(_("Judged"), _judged(finding)) + facts(_("Threat model"), _threat(finding)))
     st.html(f"<h4>{escape(_('Evidence'))}</h4>")
     if not finding.evidence:
         st.caption(_("None is stored for this finding."))
     for ref in finding.evidence:
-        exhibits.exhibit(view, ref, key=f"exhibit-{finding.id}-{ref.path}")
+        if ref.kind not in exhibits.PAGES:
+            exhibits.exhibit(view, ref, key=f"exhibit-{finding.id}-{ref.path}")
+    _bring_into_sight(view, finding)
+
+
+def _drawn(finding: Finding) -> str:
+    drawing = gate_line(finding)
+    if not drawing:
+        return ""
+    return f'<img class="gate" src="{pictures.svg_address(drawing, theme.gate_style(finding.status))}" alt="">'
+
+
+def _ways_on(view: RunView, finding: Finding) -> None:
+    """Links to the samples, maps and attacks behind a finding: what is stored of them, else the page of its family."""
+    with st.container(horizontal=True):
+        stored = [ref for ref in finding.evidence if ref.kind in exhibits.PAGES]
+        for ref in stored:
+            exhibits.exhibit(view, ref, key=f"exhibit-{finding.id}-{ref.path}")
+        page = PAGES.get(finding.check.split(".")[0])
+        if page and not stored and links.offered(page):
+            links.link(_page_name(page), page, icon=":material/arrow_forward:", run=view.run.name)
+
+
+def _page_name(page: str) -> str:
+    return {
+        "saliency": _("Samples and maps of this run"),
+        "attacks": _("Attacks of this run"),
+        "privacy": _("Privacy of this run"),
+    }[page]
+
+
+def _bring_into_sight(view: RunView, finding: Finding) -> None:
+    """Scroll to what has just been opened: it stands below the table that the reader clicked in."""
+    shown = f"{view.run.name}/{finding.id}"
+    if st.session_state.get(SEEN) != shown:
+        st.session_state[SEEN] = shown
+        st.html(SCROLL, unsafe_allow_javascript=True)
+
+
+def _threat(finding: Finding) -> list[Fact]:
+    if finding.threat_model is None:
+        return [(_("adversary"), _("none: nothing here is attacked"))]
+    return [(_(what), value) for what, value in threat_rows(finding.threat_model)]
 
 
 def _explained(finding: Finding) -> str:

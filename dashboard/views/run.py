@@ -20,6 +20,7 @@ from dashboard import links
 from dashboard.parts import banner, exhibits, gates, opened
 from dashboard.parts.markdown import plain
 from dashboard.reading import stored
+from dashboard.reading.stored import RunSummary
 from dashboard.words import _, severity_word, status_sign
 
 FORMATS = {
@@ -44,16 +45,26 @@ def show() -> None:
         st.title(_("Run"))
         st.error(_("There is no run '{name}' here. Choose another in the overview.").format(name=plain(asked)))
         return
-    name = links.select(
-        "run", _("Run"), list(known), lambda name: stored.described(known[name]), forgets=("finding", "step")
-    )
-    view = stored.run(stored.home(), str(name))
-    _head(view)
+    heading, choice = st.columns([2, 3], gap="large")
+    with choice:
+        name = str(
+            links.select(
+                "run", _("Run"), list(known), lambda name: stored.described(known[name]), forgets=("finding", "step")
+            )
+        )
+    view = stored.run(stored.home(), name)
+    with heading:
+        st.title(plain(view.title))
+        if said := view.manifest.get("description"):
+            st.write(plain(said))
+    _facts(view, known[name])
     banner.show(view)
     for problem in view.problems:
         st.error(plain(problem), icon=":material/broken_image:")
-    _downloads(view)
-    part = links.select("part", _("Part"), PARTS, _part_name, segmented=True)
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        part = links.select("part", _("Part"), PARTS, _part_name, segmented=True)
+        with st.popover(_("Download"), icon=":material/download:"):
+            _downloads(view)
     {
         "gates": _gates, "not_tested": _not_tested, "measured": _measured, "evidence": _evidence, "manifest": _manifest
     }[str(part)](view)  # fmt: skip
@@ -69,11 +80,9 @@ def _part_name(part: str) -> str:
     }[part]
 
 
-def _head(view: RunView) -> None:
-    st.title(plain(view.title))
-    if said := view.manifest.get("description"):
-        st.write(plain(said))
-    models = ", ".join(f"{ref} ({str(facts.get('digest', ''))[:12]})" for ref, facts in view.models.items())
+def _facts(view: RunView, summary: RunSummary) -> None:
+    """Which model, on which data, and when."""
+    models = ", ".join(f"{model.shown} ({model.digest[:12]})" for model in summary.models)
     total = view.timings.get("total")
     facts = [
         _("model {models}").format(models=models) if models else "",
@@ -87,28 +96,34 @@ def _head(view: RunView) -> None:
 
 
 def _downloads(view: RunView) -> None:
-    with st.container(horizontal=True):
-        for form, mime in FORMATS.items():
-            suffix = renderer(form).suffix
-            st.download_button(
-                {"html": "HTML", "json": "JSON", "junit": "JUnit", "sarif": "SARIF", "markdown": "Markdown"}[form],
-                _rendered(form, view),
-                file_name=f"{view.run.name}.{suffix}",
-                mime=mime,
-                key=f"download-{form}",
-                icon=":material/download:",
-                on_click="ignore",
-            )
+    for form, mime in FORMATS.items():
         st.download_button(
-            _("Evidence"),
-            lambda: _zipped(view),
-            file_name=f"{view.run.name}-evidence.zip",
-            mime="application/zip",
-            key="download-evidence",
-            icon=":material/folder_zip:",
+            {
+                "html": _("Report (HTML)"),
+                "json": _("Everything (JSON)"),
+                "junit": _("For a test server (JUnit)"),
+                "sarif": _("For a code host (SARIF)"),
+                "markdown": _("Summary (Markdown)"),
+            }[form],
+            _rendered(form, view),
+            file_name=f"{view.run.name}.{renderer(form).suffix}",
+            mime=mime,
+            key=f"download-{form}",
+            icon=":material/download:",
             on_click="ignore",
-            disabled=not view.evidence,
+            width="stretch",
         )
+    st.download_button(
+        _("Evidence (ZIP)"),
+        lambda: _zipped(view),
+        file_name=f"{view.run.name}-evidence.zip",
+        mime="application/zip",
+        key="download-evidence",
+        icon=":material/folder_zip:",
+        on_click="ignore",
+        disabled=not view.evidence,
+        width="stretch",
+    )
 
 
 def _rendered(form: str, view: RunView) -> Callable[[], str]:
@@ -137,7 +152,6 @@ def _gates(view: RunView) -> None:
     if not found:
         st.info(_("Nothing was gated: this run only measured.") if view.findings else _("Nothing was judged."))
         return
-    st.subheader(_("Gates"))
     chosen = _filtered(found)
     if chosen:
         gates.table(chosen, key="gates", with_model=len(view.models) > 1)
@@ -159,7 +173,7 @@ def _filtered(found: Sequence[Finding]) -> list[Finding]:
         str(severity) for severity in dict.fromkeys(f.severity for f in sorted(found, key=lambda f: -f.severity.rank))
     ]
     statuses = [str(status) for status in dict.fromkeys(f.status for f in found)]
-    if len(found) == 1:
+    if len(found) <= gates.SHOWN and not links.asked("severity") and not links.asked("status"):
         return list(found)
     left, right = st.columns(2)
     with left:

@@ -7,11 +7,13 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator
+from html import unescape
 
 import pytest
 from drawn import html
 
 from audit.numbers import show
+from audit.report._words import by_weight
 from audit.run_folder import Run, RunWriter
 
 PASSES = '{toy.coins: {k: 90}, require: {heads: ">= 0.6"}}'
@@ -61,7 +63,8 @@ def test_numbers_shown_are_numbers_stored(audited_home, opened):
     rows = {row["check"] + row["required"]: row for row in gates(opened("run", run="a-long"))}
     for key, finding in stored.items():
         low, high = finding.interval
-        assert rows[key]["measured"] == f"{show(finding.estimate.value)} ({show(low)} to {show(high)})"
+        said = f"{show(finding.estimate.value)} ({show(low)} to {show(high)})"
+        assert rows[key]["measured"] in (said, f"{said}, n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{finding.estimate.n:,}")
 
 
 def test_gates_filter_by_severity_and_status(home, opened):
@@ -71,6 +74,48 @@ def test_gates_filter_by_severity_and_status(home, opened):
     assert {row["status"] for row in gates(opened("run", run="bad", status="pass"))} == {"✓ pass"}
     app = opened("run", run="bad", status="pass", severity="critical")
     assert app.info[0].value == "No gate is like that."
+
+
+def test_the_verdict_says_what_decided_it_and_by_how_much(home, opened):
+    home.coins("bad", FAILS, PASSES.replace("{toy", "{id: two, toy").replace("k: 90", "k: 60"))
+    said = html(opened("run", run="bad"))
+    verdict = said[said.index('<section class="verdict') : said.index("</section>")]
+    decided = re.findall(r'<a href="([^"]+)"[^>]*>([^<]+)</a><img [^>]*><span>([^<]+)</span>', verdict)
+    stored = sorted((f for f in Run(home.runs / "bad").findings if f.gated), key=by_weight)
+    assert [(unescape(name), unescape(numbers)) for _opens, name, numbers in decided] == [
+        (
+            f.title + (" (side left)" if f.dims else ""),
+            f"{show(f.estimate.value)} ({show(f.interval[0])} to {show(f.interval[1])}), required {f.required}",
+        )
+        for f in stored
+    ]
+    opens = decided[0][0]
+    assert opens == "run?run=bad&amp;finding=toy.coins%2Fheads"
+    assert "1 check of " in verdict or "checks of " in verdict
+
+
+def test_a_finding_that_opens_comes_into_sight_once(audited_home, opened):
+    app = opened("run", run="a-long", finding="performance.classification/accuracy")
+    assert "scrollIntoView" in html(app)
+    assert "scrollIntoView" not in html(app.run()), "what is read already is not moved"
+
+
+def test_a_finding_leads_to_its_page(audited_home, opened):
+    for finding, page in (
+        ("explanation.faithfulness/deletion_gain", "saliency"),
+        ("robustness.evasion/robust_accuracy", "attacks"),
+        ("privacy.membership_inference/auc", "privacy"),
+    ):
+        app = opened("run", run="a-long", finding=finding)
+        assert page in {link.proto.page.split("/")[-1] for link in app.get("page_link")}
+
+
+def test_many_gates_can_be_filtered_and_few_are_not(home, opened):
+    home.coins("few", FAILS)
+    assert not opened("run", run="few").multiselect
+    home.coins("many", *(PASSES.replace("{toy", f"{{id: c{i}, toy") for i in range(9)))
+    app = opened("run", run="many")
+    assert [select.label for select in app.multiselect] == ["Severity", "Status"]
 
 
 def test_a_finding_opens_to_what_stands_behind_it(audited_home, opened):
@@ -206,5 +251,6 @@ def test_text_of_a_run_cannot_become_markup(home, opened):
     assert "<img src=x" not in html(app)
     assert "&lt;img src=x" in html(app)
     for text in (app.title[0].value, app.markdown[0].value):
-        assert text.startswith(r"\!\[x\]\(http\://example")
+        assert text.startswith(r"\!\[x\]\(http\:")
+        assert "http://" not in text
         assert not re.search(r"(?<!\\)[\[\]<$]", text)
