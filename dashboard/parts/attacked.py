@@ -26,6 +26,7 @@ from dashboard.parts import gallery as tiles
 from dashboard.parts.markdown import plain
 from dashboard.reading import evidence
 from dashboard.reading.evidence import Examples
+from dashboard.reading.recalled import reference
 from dashboard.words import _, ngettext
 
 
@@ -129,10 +130,17 @@ def _chosen(view: RunView, one: Examples, at: int, classes: Sequence[str]) -> No
     st.html(f'<p class="chosen tone {"fail" if wrong else "info"}">{"✗ " if wrong else ""}{html.escape(text)}</p>')
     st.caption(_("row {row}").format(row=plain(one.evidence.ids[at])))
     example(one, at, fields_of(view, one.piece.step))
+    run, sample = view.run.name, one.evidence.ids[at]
     if links.offered("saliency"):
         links.link(
-            _("See what the explainers say of this sample"), "saliency", icon=":material/image_search:", run=view.run.name,
-            model=links.asked("model"), sample=one.evidence.ids[at],
+            _("See what the explainers say of this sample"), "saliency", icon=":material/image_search:", run=run,
+            model=links.asked("model"), sample=sample,
+        )  # fmt: skip
+    if links.offered("live"):
+        links.link(
+            _("Explain and attack it live"), "live", icon=":material/experiment:", run=run, sample=sample,
+            model=reference(view.models.get(one.piece.model, {}), one.piece.model), evidence=one.piece.ref.path,
+            side="adversarial",
         )  # fmt: skip
 
 
@@ -157,7 +165,8 @@ def example(one: Examples, at: int, fields: Sequence[Mapping[str, Any]]) -> None
             _table(one, at, fields)
         case _:
             _positions(one, row)
-    tiles.facts(_facts(one, row))
+    if _kind(one) != "image":
+        tiles.facts(_facts(one, row))
 
 
 def _said(what: str, row: dict[str, Any], answer: str, sure: str, classes: Sequence[str]) -> str:
@@ -188,9 +197,13 @@ def _image(one: Examples, row: dict[str, Any], before: str, after: str) -> None:
         (_("change, × {factor}").format(factor=charts.short(factor)), change),
         (after, pictures.picture(adversarial, bounds)),
     )
-    for column, (caption, png) in zip(st.columns([1, 1, 1, 0.6]), drawn, strict=False):
+    *columns, beside = st.columns(4)
+    for column, (caption, png) in zip(columns, drawn, strict=True):
         with column:
             tiles.picture(png, caption)
+    with beside:
+        st.html('<figure class="pixels"><figcaption></figcaption></figure>')
+        tiles.facts(_facts(one, row))
     if planes(x).ndim == 2:
         st.caption(_("Of the change, blue is darker, orange is brighter, and white is nothing; its ends are the largest change, {largest}.").format(
             largest=charts.short(largest)

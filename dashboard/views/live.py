@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import streamlit as st
 
 from audit.attacks import Attack
@@ -16,46 +16,64 @@ from audit.explainers import Explainer, usual
 from audit.finding import EvidenceRef
 from audit.model import Field
 from audit.names import available, resolve
+from audit.numbers import show as shown
 from audit.registry.card import ModelCard
 from audit.report._attribution import AttributionReader
 from audit.report._sample import named
+from audit.report._told import told
 from audit.run_folder import Evidence
+from audit.text import decode
 from dashboard import links
-from dashboard.drawing import charts, theme
-from dashboard.parts import attacked, choosing, explained, gallery, markdown
+from dashboard.drawing import charts, evidence_charts, pictures, theme
+from dashboard.drawing.pictures import Look
+from dashboard.parts import attacked, choosing, explained, feeding, gallery, shifted
 from dashboard.parts.explained import Scene
+from dashboard.parts.feeding import Fed
+from dashboard.parts.markdown import plain
+from dashboard.parts.shifted import Shift
 from dashboard.reading import registered, scenarios, stored
 from dashboard.reading.evidence import Examples, Map, MapSeries, Piece
+from dashboard.reading.recalled import Recalled
 from dashboard.words import _, ngettext
 from dashboard.working.desk import SECONDS, Answered, answered, desk, request
 
 if TYPE_CHECKING:
     import altair as alt
-    import pandas as pd
 
 MOST = 4
 """Explainers side by side."""
 MOST_CLASSES = 10
 """Classes whose probabilities are drawn."""
-COLUMNS = 8
-"""Of a row that is edited, side by side."""
-ALLOWED = (10, SECONDS, 120, 600)
+MOST_CHANNELS = 4
+"""Channels of a series that are drawn."""
+ALLOWED = (10, 30, SECONDS, 120, 600)
 """Seconds that an answer may take."""
-SUFFIXES = {
-    "image": ["png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff", "npy"],
-    "series": ["npy", "npz"],
-    "table": ["csv", "tsv", "npy"],
-    "text": ["txt"],
-    "tokens": ["npy", "npz"],
-}
 NEEDING_MORE = frozenset({"art", "transfer"})
 """Attacks that need a name of another library's, or a model of their own trained first."""
 BINS = 200
 """Places on the slider of eps."""
 START = 0.03
 """Where it starts, as a share of the input's range."""
+ROUNDING = 1e-6
+"""Share of eps by which a distance may round beyond it."""
 
-Given = Mapping[str, Any]
+
+@dataclass(frozen=True)
+class Asking:
+    """What every question of the page is about."""
+
+    card: ModelCard
+    data: str | None
+    fed: Fed
+
+    def request(self, do: str, given: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+        """A question about the input, or about another one."""
+        return request(do, self.card, self.data, self.fed.given if given is None else given, **more)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes; none of a regression."""
+        return list(self.card.classes)
 
 
 def show() -> None:
@@ -68,29 +86,52 @@ def show() -> None:
         st.code("audit model add NAME FILE\naudit demo", language="console")
         return
     gallery.style()
+    desk().worker.start()  # its libraries are read while the reader looks at what there is to choose
     card, data = _model_and_data(cards)
+    if card is None:
+        return
     if card.output == "tokens":
         st.info(_("This model answers with tokens: there is no single score to explain or to attack."))
         return
-    given = _input(card, data)
-    if given is None:
+    fed = feeding.fed(card, data)
+    if fed is None:
         return
-    reply = _explanation(card, data, given)
-    if reply is not None and card.task == "classification":
-        _attack(card, data, given)
+    asking = Asking(card, data, fed)
+    if not _prediction(asking):
+        return
+    chosen, look = _explanation(asking)
+    if card.task == "classification":
+        st.subheader(_("Under attack"))
+        st.fragment(_attack)(asking, chosen, look)
 
 
-def _model_and_data(cards: Mapping[str, ModelCard]) -> tuple[ModelCard, str | None]:
+def _model_and_data(cards: Mapping[str, ModelCard]) -> tuple[ModelCard | None, str | None]:
+    asked = links.asked("model")
+    if asked is not None and asked not in cards:
+        newest = next((ref for ref, card in cards.items() if card.name == asked), None)
+        links.note(model=newest)  # a run names a model without its version
+        asked = None if newest is not None else asked
+    else:
+        asked = None
     columns = st.columns([3, 4, 1.6])
     with columns[0]:
-        ref = str(
-            links.select("model", _("Model"), list(cards), forgets=("data", "row", "explainers", "attack", "target"))
-        )
+        ref = links.select(
+            "model", _("Model"), list(cards), empty=_("choose one") if asked else "",
+            forgets=("data", "row", "explainers", "attack", "target", "by", *feeding.STORED),
+        )  # fmt: skip
+    if ref is None:
+        st.error(
+            _("There is no model '{model}' in {home} (any more): choose another, or register it with 'audit model add'.").format(
+                model=plain(asked), home=plain(stored.home())
+            ),
+            icon=":material/error:",
+        )  # fmt: skip
+        return None, None
     card = cards[ref]
     sources = scenarios.rows_for(card, stored.home())
     with columns[1]:
         chosen = links.select(
-            "data", _("Rows at hand, and the background of explanations"), list(sources), lambda key: sources[key].said,
+            "data", _("Rows at hand, and the background of explanations"), list(sources), lambda key: f"{sources[key].said.split(' · ')[0]} ({key})",
             empty="" if sources else _("no scenario or run of this model names data"), forgets=("row",),
         )  # fmt: skip
     with columns[2]:
@@ -99,195 +140,127 @@ def _model_and_data(cards: Mapping[str, ModelCard]) -> tuple[ModelCard, str | No
             "seconds", _("Time for an answer"), list(allowed), lambda s: allowed[s], default=str(SECONDS)
         )
     desk().worker.seconds = float(seconds or SECONDS)
-    kind = _(card.spec.kind)
     st.caption(
         _("{ref} · {task} · {kind} of shape {shape} · runs in a process of its own, which a time limit ends").format(
-            ref=card.ref, task=_(card.task), kind=kind, shape=" × ".join(map(str, card.spec.shape))
+            ref=plain(card.ref), task=_(card.task), kind=_(card.spec.kind), shape=" × ".join(map(str, card.spec.shape))
         )
     )
     return card, str(sources[chosen].path) if chosen is not None else None
 
 
-# --- the input ---------------------------------------------------------------------------------------------------
+# --- the answer --------------------------------------------------------------------------------------------------
 
 
-def _input(card: ModelCard, data: str | None) -> Given | None:
-    """The input that the reader chose, uploaded or wrote; None where there is none yet."""
-    kind = card.spec.kind
-    ways = {"row": _("a row of the data"), "upload": _("upload a file")}
-    if kind == "text":
-        ways["text"] = _("type a text")
-    if kind == "table":
-        ways["edit"] = _("edit a row")
-    if data is None:
-        del ways["row"]
-    first = "row" if data is not None else "text" if kind == "text" else "edit" if kind == "table" else "upload"
-    way = links.select("by", _("Input"), list(ways), lambda w: ways[w], default=first, segmented=True)
-    match way:
-        case "row":
-            return _row(card, data)
-        case "text":
-            return _typed()
-        case "edit":
-            return _edited(card, data)
-    return _uploaded(kind)
-
-
-def _row(card: ModelCard, data: str | None) -> Given | None:
-    asked = links.asked("row") or "0"
-    number = int(asked) if asked.isdecimal() else 0
-    looked = answered(request("look", card, data, {"row": number}), _("reading the data …"), key="again-look")
-    if looked is None:
-        if number:
-            links.link(_("Back to row 0"), "live", model=card.ref, data=links.asked("data"))
-        return None
-    _row_number(number, int(looked.facts["rows"]))
-    return {"row": number}
-
-
-def _row_number(number: int, rows: int) -> None:
-    st.session_state["live-row"] = number
-
-    def changed() -> None:
-        links.note(row=str(st.session_state["live-row"]))
-
-    st.number_input(
-        ngettext("Row, of {n} test row", "Row, of {n} test rows", rows).format(n=f"{rows:,}"),
-        0, rows - 1, step=1, key="live-row", on_change=changed, width=260,
-    )  # fmt: skip
-
-
-def _uploaded(kind: str) -> Given | None:
-    file = st.file_uploader(
-        _("A file with one input; of several rows the first is taken"), SUFFIXES[kind], key=f"upload-{kind}",
-    )  # fmt: skip
-    if file is None:
-        st.info(_("Upload a file to begin. It stays on this machine and goes when you leave."))
-        return None
-    return {"file": str(desk().keep_file(file.name, file.getvalue()))}
-
-
-def _typed() -> Given | None:
-    st.session_state["live-text"] = links.asked("text") or ""
-
-    def changed() -> None:
-        links.note(text=st.session_state["live-text"] or None)
-
-    text = st.text_area(_("Text"), key="live-text", placeholder=_("type or paste a text"), on_change=changed)
-    return {"text": text} if text.strip() else None
-
-
-def _edited(card: ModelCard, data: str | None) -> Given | None:
-    """A row of the data, or of the middle of what is allowed, as a form; what is changed is fed."""
-    cells: dict[str, Any] = {field.name: _middle(field) for field in card.spec.fields}
-    if data is not None:
-        asked = links.asked("row") or "0"
-        number = int(asked) if asked.isdecimal() else 0
-        looked = answered(request("look", card, data, {"row": number}), _("reading the data …"), key="again-look")
-        if looked is None:
-            return None
-        _row_number(number, int(looked.facts["rows"]))
-        cells = dict(looked.facts["cells"])
-    frame = _editor(card, cells, f"edit-{card.ref}-{data}-{links.asked('row')}")
-    st.caption(_("Blank cells are fed as missing values."))
-    return {"file": str(desk().keep_file("row.csv", _csv(card, frame)))}
-
-
-def _middle(field: Field) -> Any:
-    if field.kind == "category":
-        return field.categories[0]
-    middle = sum(field.bounds) / 2 if field.bounds else 0.0
-    return float(math.floor(middle)) if field.kind == "id" else middle
-
-
-def _editor(card: ModelCard, cells: Mapping[str, Any], key: str) -> pd.DataFrame:
-    """The row in lines of a few columns, each with its unit and what is valid."""
-    import pandas as pd
-
-    options: dict[str, Any] = {}
-    for field in card.spec.fields:
-        name = f"{field.name} ({field.units})" if field.units else field.name
-        if field.kind == "category":
-            options[field.name] = st.column_config.SelectboxColumn(name, options=list(field.categories))
-        else:
-            low, high = field.bounds or (None, None)
-            options[field.name] = st.column_config.NumberColumn(name, min_value=low, max_value=high, format="%.6g")
-    parts = []
-    for start in range(0, len(card.spec.fields), COLUMNS):
-        part = card.spec.fields[start : start + COLUMNS]
-        frame = pd.DataFrame([{field.name: cells[field.name] for field in part}])
-        numbers = [field.name for field in part if field.kind != "category"]
-        frame[numbers] = frame[numbers].astype(float)
-        parts.append(
-            st.data_editor(frame, column_config=options, hide_index=True, key=f"{key}-{start}", num_rows="fixed")
-        )
-    return pd.concat(parts, axis=1)
-
-
-def _csv(card: ModelCard, frame: pd.DataFrame) -> bytes:
-    import pandas as pd
-
-    out = io.StringIO()
-    writer = csv.writer(out)
-    names = [field.name for field in card.spec.fields]
-    writer.writerow(names)
-    row = frame.iloc[0]
-    writer.writerow(["" if pd.isna(row[name]) else row[name] for name in names])
-    return out.getvalue().encode()
-
-
-# --- prediction and maps -----------------------------------------------------------------------------------------
-
-
-def _explanation(card: ModelCard, data: str | None, given: Given) -> Answered | None:
-    known = fitting(card)
-    start = [name for name in (usual(card.capabilities),) if name in known]
-    columns = st.columns([3, 1.4])
-    with columns[0]:
-        chosen = links.several(
-            "explainers", _("Explainers (up to four)"), known, empty=", ".join(start) or _("none fits")
-        )[:MOST]
-    target = None
-    if card.task == "classification":
-        with columns[1]:
-            target = links.select("target", _("Class explained"), list(card.classes), empty=_("the predicted one"))
-    reply = answered(
-        request("explain", card, data, given, explainers=chosen or start, target=target),
-        _("asking the model …"), key="again-explain",
-    )  # fmt: skip
+def _prediction(asking: Asking) -> bool:
+    """What the model answers, beside the input as it was fed; False where it does not answer."""
+    card, classes = asking.card, asking.classes
+    reply = answered(asking.request("predict"), _("asking the model …"), key="again-predict")
     if reply is None:
-        return None
-    st.html(f'<p class="chosen">{html.escape(reply.facts["said"])}</p>')
-    for note in reply.facts["notes"]:
-        st.caption(markdown.plain(note))
-    for problem in reply.facts["problems"]:
-        st.warning(markdown.plain(problem), icon=":material/info:")
-    if reply.facts["probabilities"] is not None:
-        _probabilities(card, reply.facts)
-    found = [_map(card, reply, one["label"], one["path"]) for one in reply.facts["maps"]]
-    if found:
-        explained.draw(found, Scene(card.classes, explained.look(found)))
-    return reply
+        return False
+    facts = reply.facts
+    answer = _answer(facts["prediction"], facts["confidence"], classes)
+    text, tone = _("predicted {answer}").format(answer=answer), "info"
+    if facts["label"] is not None:
+        text = _("true {label}, predicted {answer}").format(label=_name(facts["label"], classes), answer=answer)
+        if card.task == "classification":
+            right = facts["label"] == facts["prediction"]
+            tone = "pass" if right else "fail"
+            text += " · " + ("✓ " + _("right") if right else "✗ " + _("wrong"))
+    st.html(f'<p class="chosen tone {tone}">{html.escape(text)}</p>')
+    if asking.fed.then is not None:
+        _then(asking, *asking.fed.then, facts)
+    for note in facts["notes"]:
+        st.caption(plain(told(note)))
+    row = Evidence(reply.folder / facts["input"]).row(0)
+    left, right_side = st.columns([1, 1.6], gap="large")
+    with left:
+        _input_as_fed(card, row["x"])
+    if facts["probabilities"] is not None:
+        with right_side:
+            _probabilities(card, facts)
+    return True
 
 
-def fitting(card: ModelCard) -> list[str]:
-    """Explainers that a model offers what they need for, the usual one first."""
-    found = [name for name in available("explainers") if _explainer(name).needs <= set(card.capabilities)]
-    first = usual(card.capabilities)
-    return sorted(found, key=lambda name: name != first)
+def _name(value: Any, classes: Sequence[str]) -> str:
+    """A class by its name, a value as a number."""
+    return named(int(value) if classes else float(value), classes)
 
 
-def _explainer(name: str) -> type[Explainer]:
-    return resolve("explainers", name)
+def _answer(value: Any, sure: float | None, classes: Sequence[str]) -> str:
+    return _name(value, classes) + (f" ({charts.percent(sure)})" if sure is not None else "")
+
+
+def _then(asking: Asking, found: Recalled, side: str, facts: Mapping[str, Any]) -> None:
+    """What the model said of the stored sample in the run, beside what it says now."""
+    answer, sure = found.said(side)
+    if answer is None:
+        return
+    said = _answer(answer.item(), sure, asking.classes)
+    same = abs(float(answer) - float(facts["prediction"])) <= ROUNDING * max(1.0, abs(float(answer)))
+    if same:
+        st.caption(_("In the run: predicted {answer}. It is the same answer.").format(answer=plain(said)))
+        return
+    other = found.digest != asking.card.digest
+    why = (
+        _("In the run: predicted {answer}. The answer differs: the run audited {then}, which is another model than {now}.")
+        if other
+        else _("In the run: predicted {answer}. The answer differs though the model is the same: it may be randomised, or the libraries are others.")
+    )  # fmt: skip
+    st.warning(
+        why.format(answer=plain(said), then=plain(found.model), now=plain(asking.card.ref)), icon=":material/compare_arrows:"
+    )  # fmt: skip
+
+
+def _input_as_fed(card: ModelCard, x: Any) -> None:
+    """The input as the model was fed it."""
+    kind = card.spec.kind
+    if kind == "image" and x.ndim > 1:
+        bounds = card.spec.bounds or (float(np.nanmin(x)), float(np.nanmax(x)))
+        with st.container(width=300):
+            gallery.picture(pictures.picture(x, bounds), _("input"))
+    elif kind == "text":
+        st.html(f'<h4>{html.escape(_("input"))}</h4><p class="passage">{html.escape(decode(x))}</p>')
+    elif kind == "series":
+        _line(card, x)
+    else:
+        _cells(card, x)
+
+
+def _line(card: ModelCard, x: Any) -> None:
+    channels = np.atleast_2d(np.asarray(x, dtype=float))
+    channels = channels.reshape(-1, channels.shape[-1])[:MOST_CHANNELS]
+    steps = channels.shape[1]
+    columns = {
+        "x": np.tile(np.arange(steps), len(channels)),
+        "y": channels.ravel(),
+        "series": np.repeat([_("channel {n}").format(n=i) for i in range(len(channels))], steps),
+    }
+    units = card.spec.units or ""
+    charts.draw(
+        evidence_charts.curve(
+            columns, title=_("Input"), x_label=_("step"),
+            y_label=_("value ({units})").format(units=units) if units else _("value"),
+        ),
+        _("Good: nothing is cut off, and the values lie where the model was trained."),
+        key="input-line",
+    )  # fmt: skip
+
+
+def _cells(card: ModelCard, x: Any) -> None:
+    """The cells of a row, each with its name."""
+    import pandas as pd
+
+    names, cells = _reader(card, {"input_kind": card.spec.kind, "feature_names": [f.name for f in card.spec.fields] if card.spec.tabular else []}).columns(np.asarray(x))  # fmt: skip
+    frame = pd.DataFrame({_("column"): names, _("value"): cells})
+    st.dataframe(frame, hide_index=True, key="input-cells", height=38 + 35 * min(len(frame), 9))
 
 
 def _probabilities(card: ModelCard, facts: Mapping[str, Any]) -> None:
     shares = sorted(zip(card.classes, facts["probabilities"], strict=True), key=lambda one: -one[1])
-    told = _("Good: one long bar where the answer is plain, several where it is not.")
+    good = _("Good: one long bar where the answer is plain, several where it is not.")
     if len(shares) > MOST_CLASSES:
-        told += " " + _("The {n} most likely of {all} classes.").format(n=MOST_CLASSES, all=f"{len(shares):,}")
-    with st.columns([1, 1])[0]:
-        charts.draw(_bars(shares[:MOST_CLASSES]), told, key="probabilities")
+        good += " " + _("The {n} most likely of {all} classes.").format(n=MOST_CLASSES, all=f"{len(shares):,}")
+    charts.draw(_bars(shares[:MOST_CLASSES]), good, key="probabilities")
 
 
 def _bars(shares: Sequence[tuple[str, float]]) -> alt.LayerChart | alt.FacetChart:
@@ -306,14 +279,83 @@ def _bars(shares: Sequence[tuple[str, float]]) -> alt.LayerChart | alt.FacetChar
     )
 
 
-def _map(card: ModelCard, reply: Answered, label: str, path: str) -> Map:
+# --- maps --------------------------------------------------------------------------------------------------------
+
+
+def _explanation(asking: Asking) -> tuple[list[str], Look]:
+    """The maps side by side; gives the explainers, and how their maps are drawn."""
+    card = asking.card
+    st.subheader(_("Why"))
+    known = fitting(card)
+    start = [name for name in (usual(card.capabilities),) if name in known]
+    columns = st.columns([3, 1.4])
+    with columns[0]:
+        chosen = links.several(
+            "explainers", _("Explainers (up to four)"), known, empty=", ".join(start) or _("none fits")
+        )
+    if len(chosen) > MOST:
+        st.caption(_("The first four are drawn."))
+    chosen = (chosen or start)[:MOST]
+    target = None
+    if card.task == "classification":
+        with columns[1]:
+            target = links.select("target", _("Class explained"), list(card.classes), empty=_("the predicted one"))
+    found = [one for name in chosen if (one := _map(asking, name, target)) is not None]
+    if not found:
+        return chosen, Look()
+    look = explained.look(found)
+    explained.draw(found, Scene(asking.classes, look))
+    return chosen, look
+
+
+def fitting(card: ModelCard) -> list[str]:
+    """Explainers that a model offers what they need for, the usual one first."""
+    found = [name for name in available("explainers") if _explainer(name).needs <= set(card.capabilities)]
+    first = usual(card.capabilities)
+    return sorted(found, key=lambda name: name != first)
+
+
+def _explainer(name: str) -> type[Explainer]:
+    return resolve("explainers", name)
+
+
+def _map(asking: Asking, name: str, target: str | None, given: Mapping[str, Any] | None = None) -> Map | None:
+    """What an explainer says of the input, or of another one; None, and a line that says why, where it says nothing."""
+    doing = _("asking {explainer} …").format(explainer=name)
+    asked = asking.request("explain", given, explainer=name, target=target)
+    reply = answered(asked, doing, key=f"again-{name}-{target}-{(given or {}).get('field')}")
+    if reply is None:
+        return None
+    if reply.facts["quick"] and given is None:
+        st.caption(
+            _("To answer soon, {explainer} looks at no more than {n} points here ({method}); its own error says how far off that leaves it.").format(
+                explainer=plain(name), n=reply.facts["quick"], method=plain(reply.facts["method"])
+            )
+        )  # fmt: skip
+    return _drawn(asking.card, reply, name)
+
+
+def _drawn(card: ModelCard, reply: Answered, label: str) -> Map:
     """Evidence of the worker as pages draw it."""
+    path = reply.facts["path"]
     evidence = Evidence(reply.folder / path)
-    fields = card.spec.model_dump(mode="json")["fields"]
-    bounds = card.spec.fields[0].bounds if len(card.spec.fields) == 1 else None
-    reader = AttributionReader(evidence.meta, bounds, fields)
-    series = MapSeries(_piece(card, path, "attributions"), label, "own", evidence, reader, bounds, fields, {})
+    reader = _reader(card, evidence.meta)
+    series = MapSeries(_piece(card, path, "attributions"), label, "own", evidence, reader, _bounds(card), _fields(card), {})  # fmt: skip
     return Map(series, evidence.row(0), (), {})
+
+
+def _reader(card: ModelCard, meta: Mapping[str, Any]) -> AttributionReader:
+    return AttributionReader(meta, _bounds(card), _fields(card))
+
+
+def _fields(card: ModelCard) -> Sequence[Mapping[str, Any]]:
+    fields: list[dict[str, Any]] = card.spec.model_dump(mode="json")["fields"]
+    return fields
+
+
+def _bounds(card: ModelCard) -> tuple[float, float] | None:
+    fields: Sequence[Field] = card.spec.fields
+    return fields[0].bounds if len(fields) == 1 else None
 
 
 def _piece(card: ModelCard, path: str, kind: Any) -> Piece:
@@ -335,8 +377,8 @@ def attacks_on(card: ModelCard) -> dict[str, type[Attack]]:
     }
 
 
-def _attack(card: ModelCard, data: str | None, given: Given) -> None:
-    st.subheader(_("Under attack"))
+def _attack(asking: Asking, explainers: Sequence[str], look: Look) -> None:
+    card = asking.card
     known = attacks_on(card)
     if not known:
         st.caption(_("No attack fits this model: within eps it takes an input of numbers with declared bounds."))
@@ -348,11 +390,23 @@ def _attack(card: ModelCard, data: str | None, given: Given) -> None:
         st.caption(_("An attack seeks the same input, changed a little, that the model answers otherwise."))
         return
     spec, norm, eps = _bounded(card, name, known[name], columns[1:])
-    reply = answered(
-        request("attack", card, data, given, attack=spec, norm=norm, eps=eps), _("attacking …"), key="again-attack"
-    )  # fmt: skip
-    if reply is not None:
-        _outcome(card, name, reply)
+    nearest = norm is not None and known[name].minimal
+    asked = asking.request("attack", attack=spec, norm=norm, eps=None if nearest else eps)
+    reply = answered(asked, _("attacking …"), key="again-attack")
+    if reply is None:
+        return
+    broken = bool(reply.facts["broken"]) and (not nearest or reply.facts["size"] <= float(eps or 0) * (1 + ROUNDING))
+    _outcome(asking, name, reply, broken)
+    if nearest:
+        _nearest(asking, name, reply, float(eps or 0.0))
+    elif eps is not None:
+        _tried(desk().earlier(asked, "eps"), _unit(card))
+    if broken:
+        _broken(asking, name, reply, explainers, look)
+
+
+def _unit(card: ModelCard) -> str:
+    return f" {card.spec.units}" if card.spec.units else ""
 
 
 def _bounded(card: ModelCard, name: str, attack: type[Attack], columns: Any) -> tuple[Any, str | None, float | None]:
@@ -386,10 +440,13 @@ def _bounded(card: ModelCard, name: str, attack: type[Attack], columns: Any) -> 
     return name, norm, eps
 
 
-def _outcome(card: ModelCard, name: str, reply: Answered) -> None:
+def _outcome(asking: Asking, name: str, reply: Answered, broken: bool) -> None:
+    """Whether the answer held, and what asking cost."""
     facts = reply.facts
-    spent = ngettext("{n} query", "{n} queries", facts["queries"]).format(n=f"{facts['queries']:,}")
-    if not facts["broken"]:
+    spent = ngettext("{n} query, {seconds} s", "{n} queries, {seconds} s", facts["queries"]).format(
+        n=f"{facts['queries']:,}", seconds=charts.short(reply.seconds, 2)
+    )
+    if not broken:
         said = _("withstood: {attack} found no other answer than {answer} ({spent})").format(
             attack=name, answer=facts["answer"], spent=spent
         )
@@ -398,14 +455,69 @@ def _outcome(card: ModelCard, name: str, reply: Answered) -> None:
             _("That this attack found nothing is no proof that there is nothing: try a stronger one, or more eps.")
         )
         return
-    evidence = Evidence(reply.folder / facts["example"])
-    row = evidence.row(0)
-    before, after = (named(row[key], card.classes) for key in ("prediction", "adversarial_prediction"))
-    st.html(
-        f'<p class="chosen tone fail">✗ {html.escape(_("broken: {before} → {after} ({spent})").format(before=before, after=after, spent=spent))}</p>'
-    )
+    row = Evidence(reply.folder / facts["example"]).row(0)
+    before, after = (named(row[key], asking.classes) for key in ("prediction", "adversarial_prediction"))
+    said = _("broken: {before} → {after} ({spent})").format(before=before, after=after, spent=spent)
+    st.html(f'<p class="chosen tone fail">✗ {html.escape(said)}</p>')
     if facts["constraints"]:
-        st.caption(markdown.plain(facts["constraints"]))
-    bounds = card.spec.fields[0].bounds if len(card.spec.fields) == 1 else None
-    one = Examples(_piece(card, facts["example"], "adversarial"), name, "", evidence, bounds)
-    attacked.example(one, 0, card.spec.model_dump(mode="json")["fields"])
+        st.caption(plain(told(facts["constraints"])))
+
+
+def _nearest(asking: Asking, name: str, reply: Answered, eps: float) -> None:
+    """How near the nearest other answer lies that an attack of minimal norm found, whatever eps is."""
+    size, unit = reply.facts["size"], _unit(asking.card)
+    if size is None:
+        st.caption(_("{attack} found no other answer at any distance.").format(attack=plain(name)))
+    elif size > eps * (1 + ROUNDING):
+        st.caption(
+            _("The nearest other answer that {attack} found is {size}{unit} away, beyond eps: a larger eps shows it.").format(
+                attack=plain(name), size=charts.short(size), unit=plain(unit)
+            )
+        )  # fmt: skip
+    else:
+        st.caption(
+            _("The smallest eps that breaks this input with {attack} is {size}{unit}.").format(
+                attack=plain(name), size=charts.short(size), unit=plain(unit)
+            )
+        )
+
+
+def _tried(found: Sequence[tuple[float, Answered]], unit: str) -> None:
+    """Every eps that was tried on this input, and what came of it."""
+    if len(found) < 2:
+        return
+    marks = " · ".join(
+        f"{'✗' if reply.facts['broken'] else '✓'} {shown(eps)}" for eps, reply in sorted(found, key=lambda one: one[0])
+    )
+    st.caption(
+        _("Tried so far, eps{unit}: {marks} (✓ withstood, ✗ broken).").format(unit=f" ({unit.strip()})" if unit else "", marks=marks)
+    )  # fmt: skip
+
+
+def _broken(asking: Asking, name: str, reply: Answered, explainers: Sequence[str], look: Look) -> None:
+    """The original, the change and the result, and what the explainers say of each."""
+    card, path = asking.card, reply.facts["example"]
+    evidence = Evidence(reply.folder / path)
+    one = Examples(_piece(card, path, "adversarial"), name, "", evidence, _bounds(card))
+    attacked.example(one, 0, _fields(card))
+    found = [
+        shift for label in explainers if (shift := _shift(asking, label, reply.folder / path, evidence)) is not None
+    ]
+    if not found:
+        return
+    st.subheader(_("What the attack makes of the maps"))
+    shifted.draw(found, Scene(asking.classes, look))
+
+
+def _shift(asking: Asking, explainer: str, folder: Any, evidence: Evidence) -> Shift | None:
+    """Maps of an explainer before and after; None where it gives none."""
+    row = evidence.row(0)
+    before, after = (asking.classes[int(row[key])] for key in ("prediction", "adversarial_prediction"))
+    example = {"stored": str(folder), "sample": evidence.ids[0], "field": "adversarial"}
+    asked = ((None, asking.fed.given), (before, example), (after, example))
+    maps = []
+    for target, given in asked:
+        if (one := _map(asking, explainer, target, given)) is None:
+            return None
+        maps.append(one)
+    return Shift(*maps)

@@ -5,12 +5,15 @@ A request is plain JSON and so is the answer; maps and adversarial examples are 
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from audit.attacks import Attack
@@ -27,27 +30,38 @@ from audit.finding import ThreatModel
 from audit.model import AuditedModel
 from audit.parameters import UserError
 from audit.registry.store import Registry
-from audit.run_folder import EvidenceWriter, RunWriter
+from audit.run_folder import Evidence, EvidenceWriter, RunWriter
+from audit.text import decode
+from dashboard.working.viewing import bends, viewed
 
 SEED = 0
+QUICK = {"integrated_gradients": {"max_steps": 50}}
+"""Parameters of explainers for inputs of many elements: an answer that comes soon, whose own error is told, before one that is exact."""
+MANY = 10_000
+"""Elements of such an input."""
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """Do what a request asks.
 
     Args:
-        request: ``do`` (`look`, `explain`, `attack`), ``home``, ``model``, ``digest``; ``data``, a scenario file whose rows are at hand;
-            ``input``: ``{row: 3}`` of them, ``{file: PATH, row: 0}``, or ``{text: …}``; ``out``, a folder to make.
+        request: ``do`` (`open`, `look`, `predict`, `explain`, `attack`), ``home``, ``model``, ``digest``; ``data``, a scenario file whose
+            rows are at hand; ``input``: ``{row: 3}`` of them, ``{file: PATH, row: 0, crop: false}``, ``{text: …}``, or ``{stored: PATH,
+            sample: ID, field: x}`` of evidence; ``out``, a folder to make.
 
     Raises:
         UserError: the model cannot be opened, or is not fed such an input.
     """
     model = _opened(request["home"], request["model"], request["digest"])
     source = _source(request["home"], request["model"], request["digest"], request["data"]) if request["data"] else None
-    chosen, among = _input(model, source, request["input"])
+    if request["do"] == "open":
+        return {}
+    chosen, among = _input(model, source, request["input"], Path(request["out"]) / "given")
     match request["do"]:
         case "look":
-            return {"rows": among, **_looked(model, chosen)}
+            return {"rows": among, "bent": _bent(model, request["input"]), **_looked(model, chosen)}
+        case "predict":
+            return {"rows": among, **_predicted(model, request["model"], chosen, Path(request["out"]))}
         case "explain":
             return _explained(model, source, chosen, request)
         case "attack":
@@ -66,14 +80,21 @@ def _source(home: str, ref: str, digest: str, data: str) -> AuditData:
     return data_of(data, _opened(home, ref, digest))
 
 
-def _input(model: AuditedModel, source: AuditData | None, given: Mapping[str, Any]) -> tuple[Inputs, int]:
+# --- the input ---------------------------------------------------------------------------------------------------
+
+
+def _input(model: AuditedModel, source: AuditData | None, given: Mapping[str, Any], out: Path) -> tuple[Inputs, int]:
     """One input, and among how many it was."""
+    if "stored" in given:
+        return _stored(model, given, out), 1
     if "text" in given:
         found = InputReader(model).read([], [given["text"]])
     elif "file" in given:
-        found = InputReader(model, resize=True, missing=True).read([Path(given["file"])])
+        path, notes = viewed(Path(given["file"]), model, out, crop=bool(given.get("crop")))
+        found = InputReader(model, resize=True, missing=True).read([path])
+        found = replace(found, notes=(*notes, *found.notes))
     elif source is not None:
-        found = source_rows(source)
+        found = replace(source_rows(source), notes=())  # the page says where they are from
     else:
         raise UserError("there is no data to take a row from")
     place = int(given.get("row", 0))
@@ -82,10 +103,33 @@ def _input(model: AuditedModel, source: AuditData | None, given: Mapping[str, An
     return found.take([place]), len(found)
 
 
+def _stored(model: AuditedModel, given: Mapping[str, Any], out: Path) -> Inputs:
+    """A row of evidence as the model is fed it, under its own id: explainers draw the numbers for it that they drew before."""
+    evidence = Evidence(Path(given["stored"]))
+    if given["sample"] not in evidence.ids:
+        raise UserError(f"no sample '{given['sample']}' is stored there")
+    row = evidence.row(evidence.ids.index(given["sample"]))
+    out.mkdir(parents=True, exist_ok=True)
+    np.save(out / "stored.npy", row[given["field"]])
+    try:
+        found = InputReader(model, missing=True).read([out / "stored.npy"])
+    except UserError as error:
+        raise UserError(str(error).replace(str(out / "stored.npy"), "the stored sample")) from error
+    if len(found) != 1:
+        raise UserError(
+            f"the stored sample has shape {row[given['field']].shape}, model '{model.name}' takes {tuple(model.spec.shape)}"
+        )
+    labels = np.atleast_1d(row["label"]) if "label" in row else found.batch.labels
+    return Inputs(Batch(found.batch.x, labels, (given["sample"],)), (given["sample"],), "label" in row, found.notes)
+
+
+def _bent(model: AuditedModel, given: Mapping[str, Any]) -> bool:
+    """Whether a picture's sides are stretched for the model."""
+    return "file" in given and bends(Path(given["file"]), model)
+
+
 def _looked(model: AuditedModel, chosen: Inputs) -> dict[str, Any]:
     """An input as a person edits it: a text, or the cells of a row, None where one is missing."""
-    from audit.text import decode
-
     row, spec = chosen.batch.x[0], model.spec
     if spec.kind == "text":
         return {"text": decode(row)}
@@ -101,41 +145,50 @@ def _looked(model: AuditedModel, chosen: Inputs) -> dict[str, Any]:
 # --- prediction and maps -----------------------------------------------------------------------------------------
 
 
+def _predicted(model: AuditedModel, ref: str, chosen: Inputs, out: Path) -> dict[str, Any]:
+    """What the model answers, and the input as it was fed, as evidence."""
+    asked, _ = _session(model, ref).explained(chosen, out / "scratch")
+    several = model.task == "classification"
+    writer = EvidenceWriter(
+        out, out / "input", "attributions", {"input_kind": model.spec.kind, "classes": list(model.classes)}
+    )
+    writer.append(chosen.batch.ids, x=chosen.batch.x)
+    shares = several and model.output in ("logit", "margin", "probability")
+    return {
+        "prediction": asked.subject.prediction[0].item(),
+        "label": chosen.batch.labels[0].item() if chosen.labelled else None,
+        "confidence": float(asked.chances[0]) if asked.chances is not None else None,
+        "probabilities": model.probabilities_of(asked.answers)[0].tolist() if shares else None,
+        "notes": list(chosen.notes),
+        "input": writer.ref.path,
+    }  # fmt: skip
+
+
+def _session(model: AuditedModel, ref: str, background: Batch | None = None, target: int | None = None) -> Session:
+    return Session(model, ref, [], background, target, quality=False, seed=SEED)
+
+
 def _explained(
     model: AuditedModel, source: AuditData | None, chosen: Inputs, request: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Prediction, and a map by each explainer; an explainer that cannot say why leaves the others theirs."""
+    """The map of one explainer for one class."""
     out = Path(request["out"])
     background = background_rows(None, source, model, missing=False, seed=SEED) if source is not None else None
     target = class_named(request["target"], model) if request["target"] is not None else None
-    plain = Session(model, request["model"], [], background, target, quality=False, seed=SEED)
-    asked, _ = plain.explained(chosen, out / "scratch")
-    said, facts = plain.said(chosen, asked, 0)
-    found: dict[str, Any] = {
-        "said": said, "facts": facts, "notes": list(chosen.notes), "name": chosen.names[0], "maps": [], "problems": [],
-        "prediction": asked.subject.prediction[0].item(),
-        "target": int(asked.subject.target[0]),
-        "probabilities": (
-            model.probabilities_of(asked.answers)[0].tolist()
-            if model.task == "classification" and model.output in ("logit", "margin", "probability")
-            else None
-        ),
-    }  # fmt: skip
-    for number, (label, name, one) in enumerate(chosen_explainers(request["explainers"], [])):
-        if absent := sorted(one.needs - model.capabilities):
-            found["problems"].append(f"{label} needs {', '.join(absent)}: model '{model.name}' does not offer it")
-            continue
-        session = replace(plain, chosen=[(label, name, one)])
-        try:
-            _, rows = session.explained(chosen, out / f"scratch-{number}")
-        except UserError as error:
-            found["problems"].append(f"{label}: {str(error).removesuffix('; give some with --background')}")
-            continue
-        ((row, meta),) = rows[0]
-        writer = EvidenceWriter(out, out / "maps" / str(number), meta.pop("kind"), meta)
-        writer.append(chosen.batch.ids, **{key: [value] for key, value in row.items() if key not in ("id", "method")})
-        found["maps"].append({"label": label, "path": writer.ref.path})
-    return found
+    name = request["explainer"]
+    quick = QUICK.get(name) if math.prod(model.spec.shape) >= MANY else None
+    (label, known, one) = chosen_explainers([json.dumps({name: quick})] if quick else [name], [])[0]
+    if absent := sorted(one.needs - model.capabilities):
+        raise UserError(f"{label} needs {', '.join(absent)}: model '{model.name}' does not offer it")
+    session = replace(_session(model, request["model"], background, target), chosen=[(label, known, one)])
+    try:
+        _, rows = session.explained(chosen, out / "scratch")
+    except UserError as error:
+        raise UserError(f"{label}: {str(error).removesuffix('; give some with --background')}") from error
+    ((row, meta),) = rows[0]
+    writer = EvidenceWriter(out, out / "map", meta.pop("kind"), meta)
+    writer.append(chosen.batch.ids, **{key: [value] for key, value in row.items() if key not in ("id", "method")})
+    return {"path": writer.ref.path, "method": str(row["method"]), "quick": quick}
 
 
 # --- attack ------------------------------------------------------------------------------------------------------
@@ -155,7 +208,7 @@ def _attacked(
     batch = Batch(chosen.batch.x, y.cpu().numpy(), chosen.batch.ids)
     alone = AuditData("this input", batch, model.spec, model.classes)
     data = replace(source, test=batch) if source is not None else alone
-    with RunWriter(Path(request["out"]), {"scenario": "live"}, "") as writer:
+    with RunWriter(Path(request["out"]) / "run", {"scenario": "live"}, "") as writer:
         ctx = Context(seed=SEED, check_id="", step="live", writer=writer, open_model=no_other)
         attack = attack.fit(model, data, ctx)
         threat = _threat(model, attack, x, alone, request)
@@ -165,8 +218,9 @@ def _attacked(
         "refused": bool(outcome.refused[0]),
         "queries": int(outcome.queries[0]),
         "constraints": threat.constraints,
+        "size": float(outcome.size[0]) if bool(outcome.success[0]) else None,
         "answer": model.classes[int(y[0])],
-        "example": outcome.examples[0].path if outcome.examples else None,
+        "example": f"run/{outcome.examples[0].path}" if outcome.examples else None,
     }
 
 

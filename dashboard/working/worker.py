@@ -66,19 +66,30 @@ class Worker:
         self._turn = threading.Lock()
         self._process: _Process | None = None
 
-    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """What the function gave; the process is started where there is none.
+    def start(self) -> None:
+        """Start the process where there is none, and do not wait for it."""
+        with self._turn:
+            self._started()
+
+    def _started(self) -> _Process:
+        if self._process is None or not self._process.alive:
+            self.close()
+            self._process = _Process(self.target, self.memory)
+        return self._process
+
+    def ask(self, request: Mapping[str, Any], seconds: float | None = None) -> dict[str, Any]:
+        """What the function gave; the process is started where there is none, and its start takes nothing from the request's time.
+
+        Args:
+            seconds: that this request may take; None: as many as any.
 
         Raises:
             UserError: as the function raised it.
             WorkerFailed: there is no answer. The process is gone, unless the code just raised.
         """
         with self._turn:
-            if self._process is None or not self._process.alive:
-                self.close()
-                self._process = _Process(self.target, self.memory)
             try:
-                found = self._process.ask(request, self.seconds)
+                found = self._started().ask(request, self.seconds if seconds is None else seconds)
             except BaseException:
                 self.close()
                 raise
@@ -124,13 +135,16 @@ class _Process:
         theirs.close()
         self.number = self._popen.pid
         self.end = weakref.finalize(self, _end, self._popen, self._ours, self._log)
-        self._receive(STARTING)
+        self._listens = False
 
     @property
     def alive(self) -> bool:
         return self._popen.poll() is None
 
     def ask(self, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        if not self._listens:
+            self._receive(STARTING)
+            self._listens = True
         self._seconds = seconds
         try:
             self._ours.send_bytes(json.dumps({"seconds": seconds, "request": request}).encode())
