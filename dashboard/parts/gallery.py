@@ -22,6 +22,7 @@ _STYLE = """
 .st-key-gallery button[kind="primary"] { background: color-mix(in srgb, var(--link) 20%, var(--paper)); border: 2px solid var(--link); color: var(--ink); }
 .st-key-gallery button p { font-size: 12.5px; line-height: 1.25; }
 .chosen { font-size: 1.35rem; font-weight: 600; margin: 0; white-space: normal; }
+.chosen.kind { font-size: 1.05rem; margin-top: 10px; }
 dl.numbers { margin: 4px 0 0 !important; padding: 0 !important; font-size: 13px; max-width: 460px; }
 .numbers div { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 8px; padding: 2px 0; margin: 0; border-bottom: 1px solid var(--line); }
 .numbers dt { color: var(--soft); font-weight: 400; margin: 0; padding: 0; overflow-wrap: anywhere; }

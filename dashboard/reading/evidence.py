@@ -27,6 +27,8 @@ Role = Literal["own", "moved", "random"]
 """A map of the row itself, of the row as an attack on the map left it, or of a model with random weights."""
 Fate = Literal["broken", "withstood", "untried"]
 """What the attacks of the run came to: an untried row was wrong without them, or no attack took it."""
+BEFORE, AFTER = "before", ("after", "after-same-class")
+"""Evidence of a row and of what an attack made of it; the latter for its own answer, and for the one that the row had."""
 QUALITY, CURVE = "quality_", "curve_"
 COLUMNS = ("target", "prediction", "label", "confidence")
 """What is kept of every row."""
@@ -146,6 +148,25 @@ class Map:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """A row and what an attack made of it, each with its map by the same explainer.
+
+    Args:
+        before: the row, for the class that it is answered as.
+        after: the attacked row, for the class that it is answered as, and where that is another, for the row's own.
+    """
+
+    before: Map
+    after: tuple[Map, ...]
+
+    @property
+    def changed(self) -> bool:
+        """Whether the attack changed the answer; a value that moved within the attack's tolerance is the same."""
+        first, second = (np.asarray(one.row["prediction"]) for one in (self.before, self.after[0]))
+        return first.dtype.kind in "iub" and int(first) != int(second)
+
+
+@dataclass(frozen=True)
 class Rows:
     """The rows that any explainer of a run explained, each once, in the order of the first series that holds them.
 
@@ -222,15 +243,21 @@ class Maps:
                 found.setdefault((series.label, int(series.columns["target"][at])), []).append((series, at))
         return [_joined(same) for same in found.values()]
 
-    def moved(self, row: str) -> list[tuple[Map, Map]]:
-        """Maps of a row before and after an attack on the map, by the same explainer."""
-        own = {series.piece.step: series for series in self.series if series.piece.name == "before"}
-        pairs = []
-        for after in self.of_role("moved"):
-            before = own.get(after.piece.step)
-            if before is not None and row in before.places and row in after.places:
-                pairs.append((_joined([(before, before.places[row])]), _joined([(after, after.places[row])])))
-        return pairs
+    def moved(self, row: str) -> list[Moved]:
+        """What the attacks of a run made of a row, one for each step that stored maps of it."""
+        own = {series.piece.step: series for series in self.series if series.piece.name == BEFORE}
+        moved: dict[str, dict[str, MapSeries]] = {}
+        for series in self.of_role("moved"):
+            if row in series.places:
+                moved.setdefault(series.piece.step, {})[series.piece.name] = series
+        return [
+            Moved(
+                _joined([(before, before.places[row])]),
+                tuple(_joined([(parts[name], parts[name].places[row])]) for name in AFTER if name in parts),
+            )
+            for step, parts in moved.items()
+            if (before := own.get(step)) is not None and row in before.places and AFTER[0] in parts
+        ]
 
 
 def _joined(same: Sequence[tuple[MapSeries, int]]) -> Map:
@@ -278,7 +305,7 @@ def _series(view: RunView, piece: Piece, evidence: Evidence, label: str) -> MapS
     reader = AttributionReader(evidence.meta, bounds, fields)
     known = [name for name in evidence.fields if name in COLUMNS]
     columns: dict[str, NDArray[Any]] = {name: evidence.column(name).reshape(len(evidence)) for name in known}
-    role: Role = "moved" if piece.name == "after" else "random" if piece.name.endswith("-randomised") else "own"
+    role: Role = "moved" if piece.name in AFTER else "random" if piece.name.endswith("-randomised") else "own"
     return MapSeries(piece, label, role, evidence, reader, bounds, fields, columns)
 
 

@@ -10,17 +10,16 @@ import numpy as np
 import streamlit as st
 
 from audit.numbers import show as shown
-from audit.report._images import summed
 from audit.report._sample import named
 from audit.report._view import RunView
 from dashboard import links
 from dashboard.drawing import charts, pictures
 from dashboard.drawing.pictures import Look
-from dashboard.parts import choosing, explained, gallery
+from dashboard.parts import choosing, explained, gallery, under_attack
 from dashboard.parts.explained import Scene
 from dashboard.parts.markdown import plain
 from dashboard.reading import evidence
-from dashboard.reading.evidence import Examples, Map, Maps, MapSeries, Rows
+from dashboard.reading.evidence import Examples, Map, Maps, MapSeries, Piece, Rows
 from dashboard.words import _, ngettext
 
 FAMILY = "explanation."
@@ -40,7 +39,8 @@ def show() -> None:
     if view is None:
         return
     gallery.style()
-    models = evidence.models_of(evidence.pieces(view, "attributions", FAMILY))
+    pieces = evidence.pieces(view, "attributions", FAMILY)
+    models = evidence.models_of(pieces)
     if not models:
         st.info(
             _(
@@ -48,6 +48,7 @@ def show() -> None:
             )
         )
         return
+    _of_the_evidence(pieces)
     maps = evidence.maps(view, choosing.model_of(models))
     for problem in maps.problems:
         st.error(_("Cannot be shown: {problem}").format(problem=plain(problem)), icon=":material/broken_image:")
@@ -60,6 +61,13 @@ def show() -> None:
         _sample(view, maps, classes, chosen)
     if _form(maps) == "table":
         _whole_table(maps, classes)
+
+
+def _of_the_evidence(pieces: Sequence[Piece]) -> None:
+    """An address that names evidence and no model is about the model whose evidence it is."""
+    path = links.asked("evidence")
+    if path is not None and links.asked("model") is None:
+        links.note(model=next((one.model for one in pieces if one.ref.path == path), None))
 
 
 def _classes(maps: Maps) -> list[str]:
@@ -92,11 +100,19 @@ def _gallery(maps: Maps, classes: Sequence[str]) -> str | None:
     with turning:
         number = choosing.leaf("tiles", -(-len(order) // gallery.TILES))
     asked = links.asked("sample")
-    chosen = asked if asked in set(rows.ids) else rows.ids[order[0]]
+    chosen = asked if asked in set(rows.ids) else _first_of_evidence(maps, order)
     with st.container(horizontal=True, key="gallery", gap="small"):
         for at in order[(number - 1) * gallery.TILES : number * gallery.TILES]:
             _tile(maps, at, classes, chosen)
     return chosen
+
+
+def _first_of_evidence(maps: Maps, order: Sequence[int]) -> str:
+    """The row to start with: of the evidence that the address names, the first that the filters leave; else the first of all."""
+    path = links.asked("evidence")
+    held = next((one.places for one in maps.series if one.piece.ref.path == path), {})
+    ids = [maps.rows.ids[at] for at in order]
+    return next((row for row in ids if row in held), ids[0])
 
 
 def _filtered(maps: Maps, classes: Sequence[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -116,7 +132,7 @@ def _filtered(maps: Maps, classes: Sequence[str]) -> np.ndarray[Any, np.dtype[np
     told = {"broken": _("broken by an attack"), "withstood": _("withstood every attack"), "untried": _("not attacked")}
     told = {fate: said for fate, said in told.items() if fate in fates and len(fates) > 1}
     if maps.attacked:
-        told["map"] = _("its map was attacked")
+        told["map"] = _("with a map under attack")
     if told:
         with columns[2]:
             fate = links.select(
@@ -170,6 +186,7 @@ def _sample(view: RunView, maps: Maps, classes: Sequence[str], chosen: str) -> N
     everything = maps.of(chosen)
     at = maps.rows.ids.index(chosen)
     _heading(view, maps.rows, at, classes)
+    _live(view, *_first(maps, chosen))
     found, look = _chosen_maps(maps, everything, classes)
     if not found:
         st.info(_("None of the chosen explainers stored a map of this sample for this class."))
@@ -178,8 +195,7 @@ def _sample(view: RunView, maps: Maps, classes: Sequence[str], chosen: str) -> N
     explained.draw(found, scene)
     st.subheader(_("Deletion and insertion of this sample"))
     explained.curves(found, classes)
-    if everything[0].series.reader.form(everything[0].row) == "image":
-        _under_attack(maps, chosen, scene)
+    _under_attack(maps, chosen, scene)
     _adversarial(view, maps, chosen, classes)
 
 
@@ -199,6 +215,21 @@ def _heading(view: RunView, rows: Rows, at: int, classes: Sequence[str]) -> None
     )
     st.html(f'<p class="chosen tone {tone}">{html.escape(text)}</p>')
     st.caption(plain(" · ".join(filter(None, (_("row {row}").format(row=rows.ids[at]), fate)))))
+
+
+def _live(view: RunView, series: MapSeries, at: int) -> None:
+    """A way to explain this very sample for any class, by any explainer."""
+    if links.offered("live"):
+        links.link(
+            _("Explain another class live"), "live", icon=":material/experiment:", model=_ref(view, series.piece.model),
+            run=view.run.name, evidence=series.piece.ref.path, sample=series.evidence.ids[at],
+        )  # fmt: skip
+
+
+def _ref(view: RunView, model: str) -> str:
+    """A model of the run as the registry names it; as the run names it, where it was handed over."""
+    facts = view.models.get(model, {})
+    return f"{facts.get('name', model)}@{facts['version']}" if isinstance(facts.get("version"), int) else model
 
 
 def _chosen_maps(maps: Maps, everything: Sequence[Map], classes: Sequence[str]) -> tuple[list[Map], Look]:
@@ -226,50 +257,28 @@ def _of_evidence(maps: Maps, labels: list[str]) -> list[str]:
 
 
 def _under_attack(maps: Maps, chosen: str, scene: Scene) -> None:
-    """The sample and a neighbour that is answered alike, each with its map, and the difference of the maps."""
+    """What the attacks of the run made of the sample, where they stored maps."""
     st.subheader(_("Original and attacked, with both maps"))
-    pairs = maps.moved(chosen)
-    if not pairs:
-        if maps.attacked:
-            st.caption(
-                _(
-                    "No attack on the map of this sample is stored; those of {n} others are: choose 'its map was attacked' above."
-                ).format(n=f"{len(maps.attacked):,}")
-            )
-        else:
-            st.caption(_("No attack on maps is stored: explanation.stability_under_attack makes them."))
-    for before, after in pairs:
-        first, second = (summed(one.row["values"]) for one in (before, after))
-        difference = second - first
-        limit = scene.look.limit(first, second)
-        change = float(np.abs(np.asarray(after.row["x"], dtype=float) - np.asarray(before.row["x"], dtype=float)).max())
-        answers = [_answer(one, scene) for one in (before, after)]
-        drawn = (
-            (_("original: {answer}").format(answer=answers[0]), pictures.picture(before.row["x"], explained.bounds_of(before))),
-            (_("its map"), explained.map_picture(before, scene.look, limit)),
-            (_("attacked: {answer}").format(answer=answers[1]), pictures.picture(after.row["x"], explained.bounds_of(after))),
-            (_("its map"), explained.map_picture(after, scene.look, limit)),
-            (
-                _("difference of the maps"),
-                explained.map_picture(after, Look(1.0, "signed", scene.look.percentile), limit, difference),
-            ),
-        )  # fmt: skip
-        for column, (caption, png) in zip(st.columns(len(drawn)), drawn, strict=True):
-            with column:
-                gallery.picture(png, caption)
-        numbers = ", ".join(f"{_(q.name)} {explained.quality_text(q.name, q.value)}" for q in after.quality)
-        units = f" {before.series.units}" if before.series.units else ""
+    if found := maps.moved(chosen):
+        under_attack.draw(found, scene)
+    elif maps.attacked:
         st.caption(
-            _("{explainer}: the attack seeks another map and keeps the answer. Largest change {change}{units}; {numbers}. All maps here share the scale {scale}.").format(
-                explainer=plain(before.label), change=charts.short(change), units=units, numbers=numbers,
-                scale=explained.scale_text(limit, scene.look),
-            )
+            ngettext(
+                "No attack stored a map of this sample, but of {n} other.",
+                "No attack stored a map of this sample, but of {n} others.",
+                len(maps.attacked),
+            ).format(n=f"{len(maps.attacked):,}")
+        )
+        st.button(
+            _("Show the samples with attacked maps"), icon=":material/filter_alt:", on_click=links.note,
+            kwargs={"fate": "map", "sample": None, "class": None, "answers": None, "sure": None, "tiles": None},
         )  # fmt: skip
-
-
-def _answer(one: Map, scene: Scene) -> str:
-    sure = f" ({charts.percent(float(one.row['confidence']))})" if "confidence" in one.row else ""
-    return scene.name_of(one.row["prediction"]) + sure
+    else:
+        st.caption(
+            _(
+                "No attack stored maps: explanation.adversarial_shift does of attacks that change the answer, explanation.stability_under_attack of those that keep it."
+            )
+        )
 
 
 def _adversarial(view: RunView, maps: Maps, chosen: str, classes: Sequence[str]) -> None:
@@ -280,12 +289,14 @@ def _adversarial(view: RunView, maps: Maps, chosen: str, classes: Sequence[str])
         return
     st.subheader(_("Adversarial examples of this sample"))
     for one in holding:
-        st.write(plain(_adversarial_line(one, chosen, classes)))
+        said = _adversarial_line(one, chosen, classes)
         if links.offered("attacks"):
             links.link(
-                _("See the example"), "attacks", icon=":material/security:", run=view.run.name, model=links.asked("model"),
-                evidence=one.piece.ref.path, sample=chosen,
+                said, "attacks", icon=":material/security:", help=_("See the example"), run=view.run.name,
+                model=links.asked("model"), evidence=one.piece.ref.path, sample=chosen,
             )  # fmt: skip
+        else:
+            st.write(plain(said))
 
 
 def _adversarial_line(one: Examples, chosen: str, classes: Sequence[str]) -> str:

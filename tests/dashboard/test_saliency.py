@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import numpy as np
 import pyarrow as pa
@@ -40,8 +41,10 @@ checks:
     id: for-the-label
   - explanation.agreement: {explainers: [saliency, input_x_gradient, deep_lift, occlusion, {occlusion: {window: 3}}], samples: 24, keep: 8}
   - explanation.stability_under_attack: {explainer: saliency, eps: 1, samples: 6, keep: 6, steps: 4, restarts: 1, noise_draws: 1}
+  - explanation.adversarial_shift: {explainer: saliency, attack: {pgd: {steps: 5}}, eps: 2, samples: 24, keep: 24, noise_draws: 1, random_sets: 2}
   - robustness.evasion: {attacks: [{pgd: {steps: 5}}], norm: linf, eps: 2, samples: 24}
 """
+SHIFT = "name: shift\nmodel: toy\ndata: {source: given}\nseed: 3\nchecks:\n  - explanation.adversarial_shift: {explainer: EXPLAINER, attack: {pgd: {steps: 5}}, eps: 1, samples: 12, noise_draws: 1, random_sets: 2}\n"
 ONE = "name: one\nmodel: toy\ndata: {source: given}\nseed: 3\nchecks:\n  - explanation.faithfulness: {explainer: EXPLAINER, samples: 12, keep: 12, steps: 4, random_orders: 2}\n"
 
 
@@ -83,14 +86,31 @@ def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     explained(home, ONE.replace("EXPLAINER", "occlusion"), model, rows, "texts")
     explained(home, ONE.replace("EXPLAINER", "integrated_gradients"), *series(), "series")
     explained(home, ONE.replace("EXPLAINER", "exact_shap"), *table(), "table")
+    explained(home, SHIFT.replace("EXPLAINER", "saliency"), *series(), "series-attacked")
+    explained(home, SHIFT.replace("EXPLAINER", "input_x_gradient"), *scores(), "table-attacked")
     return home
 
 
 def series() -> tuple[AuditedModel, AuditData]:
     """Two channels of which only the second counts."""
     x = np.random.default_rng(0).normal(size=(20, 2, 40)).astype(np.float32)
-    model = audited(lambda x: torch.stack([x[:, 1].sum(1), -x[:, 1].sum(1)], dim=1), (2, 40), kind="series")
-    return model, data(batch(x, (x[:, 1].sum(1) < 0).astype(np.int64)), kind="series")
+    model = audited(
+        lambda x: torch.stack([x[:, 1].sum(1), -x[:, 1].sum(1)], dim=1), (2, 40), kind="series", bounds=(-9.0, 9.0)
+    )
+    return model, data(batch(x, (x[:, 1].sum(1) < 0).astype(np.int64)), kind="series", bounds=(-9.0, 9.0))
+
+
+def scores() -> tuple[AuditedModel, AuditData]:
+    """Two classes of the sign of 2 · a − b; the third column does nothing."""
+    spec = InputSpec(fields=tuple(Field(name=name, kind="number", bounds=(-9.0, 9.0)) for name in ("a", "b", "idle")))
+    weights = torch.tensor([2.0, -1.0, 0.0])
+    model = AuditedModel(
+        name="toy", digest="toy", task="classification", classes=("no", "yes"), spec=spec, output="logit",
+        capabilities=implied("logit", gradients=True, layers=False),
+        forward=lambda x: torch.stack([-(x @ weights.to(x)), x @ weights.to(x)], dim=1),
+    )  # fmt: skip
+    x = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    return model, AuditData("toy", batch(x, (2 * x[:, 0] > x[:, 1]).astype(np.int64)), spec, ("no", "yes"), None)
 
 
 def table() -> tuple[AuditedModel, AuditData]:
@@ -230,7 +250,24 @@ def test_a_tile_chooses_its_sample_and_the_address_holds_it(there, opened):
 def full_sample(home: Path) -> str:
     """A sample that every series holds."""
     maps = maps_of(home, "images")
-    return next(row for row in maps.rows.ids if len({one.label for one in maps.of(row)}) >= 4 and maps.moved(row))
+    return next(row for row in maps.rows.ids if len({one.label for one in maps.of(row)}) >= 4 and kept_of(maps, row))
+
+
+def kept_of(maps: evidence.Maps, row: str) -> list[evidence.Moved]:
+    return [one for one in maps.moved(row) if not one.changed]
+
+
+def broken_sample(home: Path, name: str) -> tuple[str, evidence.Moved]:
+    """A sample whose answer the only attack on its map changed, and what it made of it."""
+    maps = maps_of(home, name)
+    alone = ((row, found[0]) for row in sorted(maps.attacked) if len(found := maps.moved(row)) == 1)
+    return next((row, one) for row, one in alone if one.changed)
+
+
+def shows(picture: np.ndarray, x: np.ndarray) -> bool:
+    """Whether a picture is an input in 0..16, pixel by pixel."""
+    factor = picture.shape[0] // 8
+    return bool((picture[::factor, ::factor] == np.round(x[0] / 16 * 255).clip(0, 255)).all())
 
 
 def test_up_to_four_explainers_stand_side_by_side(there, seen):
@@ -307,20 +344,102 @@ def test_the_curves_are_those_of_this_very_sample(there, seen):
     assert any("No check followed deletion" in caption.value for caption in without.caption)
 
 
-def test_original_and_attacked_stand_beside_each_other_with_both_maps_and_their_difference(there, seen):
+def test_an_attack_that_keeps_the_answer_stands_beside_the_original_with_both_maps(there, seen):
     sample = full_sample(there)
-    ((before, after),) = maps_of(there, "images").moved(sample)
-    app = seen(run="images", sample=sample)
+    (kept,) = kept_of(maps_of(there, "images"), sample)
+    app = seen(run="images", sample=sample, shifted="own")
+    assert "✓ The attack keeps the answer and seeks another map" in html(app)
     drawn = figures(app)
-    for one, name in ((before, "original"), (after, "attacked")):
-        caption = next(caption for caption in drawn if caption.startswith(f"{name}: {int(one.row['prediction'])}"))
-        shown = drawn[caption]
-        factor = shown.shape[0] // 8
-        np.testing.assert_array_equal(shown[::factor, ::factor], np.round(one.row["x"][0] / 16 * 255).clip(0, 255))
-    assert "difference of the maps" in drawn
-    told = " ".join(caption.value for caption in app.caption)
-    assert "keeps the answer" in told
-    assert np.abs(after.row["x"] - before.row["x"]).max() <= 1 + 1e-5
+    answer = int(kept.before.row["prediction"])
+    assert any(caption.startswith(f"original: {answer}") and shows(png, kept.before.row["x"]) for caption, png in drawn.items())  # fmt: skip
+    assert any(caption.startswith(f"attacked: {answer}") and shows(png, kept.after[0].row["x"]) for caption, png in drawn.items())  # fmt: skip
+    assert np.abs(kept.after[0].row["x"] - kept.before.row["x"]).max() <= 1 + 1e-5
+
+
+def test_an_attack_that_changes_the_answer_shows_inputs_change_maps_and_difference_on_one_scale(there, seen):
+    sample, moved = broken_sample(there, "images")
+    before, own, same = moved.before, *moved.after
+    app = seen(run="images", sample=sample)
+    old, new = int(before.row["prediction"]), int(own.row["prediction"])
+    assert old != new
+    assert (before.target, own.target, same.target) == (old, new, old)
+    assert re.search(rf"✗ The attack changes the answer: {old} \(\d+.*?%\) → {new} \(", html(app))
+    drawn = figures(app)
+    titles_ = [
+        next(caption for caption in drawn if caption.startswith(start))
+        for start in (
+            "original: ",
+            "change, × ",
+            "attacked: ",
+            "map of the original",
+            "difference",
+            "map of the attacked",
+        )
+    ]
+    assert titles_[3:] == [f"map of the original, for {old}", "difference of the maps", f"map of the attacked, for {new}"]  # fmt: skip
+    assert shows(drawn[titles_[0]], before.row["x"])
+    assert shows(drawn[titles_[2]], own.row["x"])
+    totals = [summed(one.row["values"]) for one in (before, own)]
+    limit = float(max(np.abs(total).max() for total in totals))
+    painted = pictures.painted(totals[1] - totals[0], limit)
+    factor = drawn["difference of the maps"].shape[0] // 8
+    np.testing.assert_array_equal(drawn["difference of the maps"][::factor, ::factor], np.round(painted))
+    assert "<dt>own answer correlation</dt>" in html(app)
+
+
+def test_the_class_that_the_attacked_input_is_explained_for_can_be_chosen(there, seen):
+    sample, moved = broken_sample(there, "images")
+    own, same = (seen(run="images", sample=sample, shifted=target) for target in ("own", "same"))
+    for app, one in ((own, moved.after[0]), (same, moved.after[1])):
+        assert f"map of the attacked, for {one.target}" in figures(app)
+    assert figures(own)["difference of the maps"].tobytes() != figures(same)["difference of the maps"].tobytes()
+    assert "<dt>top k intersection</dt>" in html(same)
+    assert "<dt>own answer correlation</dt>" not in html(same)
+
+
+def test_where_no_attack_stored_a_map_of_the_sample_the_others_are_offered(there, opened):
+    maps = maps_of(there, "images")
+    row = next(row for row in maps.rows.ids if row not in maps.attacked)
+    app = opened("saliency", run="images", sample=row, answers="wrong")
+    next(button for button in app.button if button.label == "Show the samples with attacked maps").click().run()
+    assert app.query_params["fate"] == "map"
+    assert "answers" not in app.query_params
+    assert {str(tile.key).removeprefix("tile-") for tile in tiles(app)} <= maps.attacked
+
+
+def test_a_series_under_attack_is_two_lines_on_one_scale(there, seen):
+    sample, moved = broken_sample(there, "series-attacked")
+    app = seen(run="series-attacked", sample=sample)
+    lines = {chart["vconcat"][0]["title"]: chart for chart in charts(app) if "vconcat" in chart}
+    for said, one in (("original", moved.before), ("attacked", moved.after[0])):
+        drawn = lines[f"{said}, for {one.target}, channel 1"]
+        (points,) = (rows for rows in drawn["datasets"].values() if "step" in rows[0])
+        np.testing.assert_allclose([row["value"] for row in points], one.row["x"][1], rtol=1e-5)
+    scales = {json.dumps(chart["vconcat"][0]["encoding"]["color"]["scale"]) for said, chart in lines.items() if said[:8] in ("original", "attacked")}  # fmt: skip
+    assert len(scales) == 1
+
+
+def test_a_table_under_attack_is_bars_in_pairs(there, seen):
+    sample, moved = broken_sample(there, "table-attacked")
+    app = seen(run="table-attacked", sample=sample)
+    rows = next(iter(next(c for c in charts(app) if c.get("title") == "What each feature contributes, before and after")["datasets"].values()))  # fmt: skip
+    assert len(rows) == 2 * 3
+    for side, one in (("original", moved.before), ("attacked", moved.after[0])):
+        shown = {row["name"][0]: row["amount"] for row in rows if side in row["of"]}
+        np.testing.assert_allclose([shown[name] for name in "abi"], one.row["values"], rtol=1e-6)
+    named = {row["name"] for row in rows}
+    assert any(name.startswith("a = ") and "→" in name for name in named)
+
+
+def test_a_sample_can_be_explained_live_for_any_class(there, seen):
+    sample = full_sample(there)
+    link = next(
+        one for one in seen(run="images", sample=sample).get("page_link") if one.proto.label == "Explain another class live"
+    )  # fmt: skip
+    query = parse_qs(link.proto.query_string)
+    assert (query["run"], query["sample"], query["model"]) == (["images"], [sample], ["reader"])
+    series = next(one for one in maps_of(there, "images").series if one.piece.ref.path == query["evidence"][0])
+    assert sample in series.places
 
 
 def test_an_attacked_sample_leads_to_its_adversarial_example(there, seen):
@@ -328,7 +447,7 @@ def test_an_attacked_sample_leads_to_its_adversarial_example(there, seen):
     broken = next(row for row, fate in zip(rows.ids, rows.fate, strict=True) if fate == "broken")
     app = seen(run="images", sample=broken)
     assert any(s.value == "Adversarial examples of this sample" for s in app.subheader)
-    link = next(one for one in app.get("page_link") if one.proto.label == "See the example")
+    link = next(one for one in app.get("page_link") if re.match(r"pgd.* → ", one.proto.label))
     assert f"sample={broken}" in link.proto.query_string
     assert "evidence=" in link.proto.query_string
 
@@ -341,6 +460,14 @@ def test_the_evidence_of_a_finding_comes_first(there, opened):
         if name != "input"
     ]
     assert drawn[0] == "deep_lift"
+
+
+def test_evidence_without_a_sample_opens_on_one_that_it_holds(there, opened):
+    series = next(one for one in maps_of(there, "images").series if one.piece.name == "after-same-class")
+    app = opened("saliency", run="images", evidence=series.piece.ref.path)
+    chosen = next(tile for tile in tiles(app) if tile.proto.type == "primary")
+    assert str(chosen.key).removeprefix("tile-") in series.places
+    assert "The attack changes the answer" in html(app)
 
 
 # --- other kinds of input -----------------------------------------------------------------------------------------

@@ -162,8 +162,8 @@ class AdversarialShift(Check):
         yield Measurement(metric="attack_success", estimate=share, threat_model=threat)
         if not len(broken):
             raise NotApplicable(
-                f"the attack changed the answer of none of {share.n} rows: there is no shift of maps to measure; raise eps or name a "
-                "stronger attack"
+                f"the attack changed the answer of none of {share.n} rows: there is no shift of maps to measure; "
+                f"{'name a stronger attack' if self.eps is None else 'raise eps or name a stronger attack'}"
             )
         subjects = broken.before, broken.after, broken.same_class
         shown = tuple(
