@@ -471,6 +471,10 @@ def dots(
         ]
     )  # fmt: skip
     names, groups = list(dict.fromkeys(frame["name"])), list(dict.fromkeys(frame["group"]))
+    side_by_side = len(groups) > 1 and len(frame) > 0.6 * len(names) * len(groups)
+    alone = len(groups) > 1 and not side_by_side  # each number has a line of its own, named in full
+    frame["line"] = frame["name"] + " · " + frame["group"] if alone else frame["name"]
+    lines = list(dict.fromkeys(frame["line"]))
     looks = series_scale(groups)
     legend = None if len(groups) == 1 else alt.Legend(title=None, orient="bottom")
     ends = [float(frame[side].min()) for side in ("low", "value")] + [
@@ -480,7 +484,7 @@ def dots(
     scale = alt.Scale(domain=domain) if domain else alt.Scale(type="log") if log else alt.Scale(zero=True)
     axis = alt.Axis(format="~%", tickCount=8) if share and around is None else alt.Axis(tickCount=8)
     base = alt.Chart(frame).encode(
-        y=alt.Y("name:N", sort=names, title=None, axis=alt.Axis(labelLimit=260, labelFlush=False)),
+        y=alt.Y("line:N", sort=lines, title=None, axis=alt.Axis(labelLimit=260, labelFlush=False)),
         color=alt.Color("group:N", scale=looks["color"], sort=groups, legend=legend),
         tooltip=[
             alt.Tooltip("name:N", title=_("what")),
@@ -489,7 +493,7 @@ def dots(
             alt.Tooltip("told:N", title=_("interval")),
         ],
     )
-    if len(groups) > 1:
+    if side_by_side:
         base = base.encode(yOffset=alt.YOffset("group:N", sort=groups))
     x = alt.X("value:Q", title=label, scale=scale, axis=axis)
     rules = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=label, scale=scale, axis=axis), x2="high:Q")
@@ -501,7 +505,8 @@ def dots(
         soft = theme.colours(theme.mode())["soft"]
         line = alt.Chart(pd.DataFrame({"at": [at]}))
         layers.append(line.mark_rule(color=soft, strokeDash=[5, 3], strokeWidth=1.5).encode(x="at:Q"))
-    return alt.layer(*layers).properties(title=title, height=AROUND + (12 + 16 * len(groups)) * len(names))
+    each = 12 + 16 * len(groups) if side_by_side else 24
+    return alt.layer(*layers).properties(title=title, height=AROUND + each * len(lines))
 
 
 def ends_of_shares(largest: float) -> list[float]:

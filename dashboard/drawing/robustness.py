@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FEW = 6
-"""Points of a line up to which each has its own bar: nothing was measured between them."""
+"""Points of a line up to which each has its own bar, and the line is thin: nothing was measured between them."""
+MANY = 60
+"""Points of a line beyond which none is marked."""
 HEIGHT = charts.AROUND + 240
 
 Point = tuple[float, float, float | None, float | None]
@@ -56,7 +58,7 @@ def over_eps(curves: Sequence[Curve], limits: Sequence[Limit], *, title: str, la
     rows = [
         {
             "series": curve.name, "bound": _("at least") if curve.certified else _("at most"), "eps": eps, "accuracy": value,
-            "low": value if low is None else low, "high": value if high is None else high, "few": len(curve.points) <= FEW,
+            "low": value if low is None else low, "high": value if high is None else high, "few": len(curve.points) <= FEW, "many": len(curve.points) > MANY,
             "shown": show(value), "interval": show_interval(low, high) if (low, high) != (None, None) else "–", "at": show(eps),
         }
         for curve in ordered
@@ -65,8 +67,8 @@ def over_eps(curves: Sequence[Curve], limits: Sequence[Limit], *, title: str, la
     names = list(dict.fromkeys(curve.name for curve in ordered))
     looks = charts.series_scale(names)
     color = alt.Color("series:N", scale=looks["color"], legend=charts.legend_of(names))
-    furthest = max((row["eps"] for row in rows), default=1.0)
-    x = alt.X("eps:Q", title=label, scale=alt.Scale(domain=[0, 1.04 * furthest], nice=False))
+    furthest = max((eps for curve in curves for eps, *_ends in curve.points), default=1.0)
+    x = alt.X("eps:Q", title=label, scale=alt.Scale(domain=[0, 1.08 * furthest], nice=False))
     y = alt.Y("accuracy:Q", title=_("accuracy"), scale=alt.Scale(domain=[0, 1]))
     base = alt.Chart(pd.DataFrame(rows)).encode(x=x, color=color)
     tips = [
@@ -77,15 +79,15 @@ def over_eps(curves: Sequence[Curve], limits: Sequence[Limit], *, title: str, la
         alt.Tooltip("bound:N", title=_("under any attack, it is")),
     ]
     ends: dict[str, Any] = {"y": alt.Y("low:Q", title=_("accuracy")), "y2": "high:Q"}
+    dash = alt.StrokeDash("series:N", scale=looks["strokeDash"], legend=None)
     layers: list[Any] = [
         base.transform_filter("!datum.few").mark_area(opacity=0.18).encode(**ends),
         base.transform_filter("datum.few").mark_rule(strokeWidth=2).encode(**ends),
-        base.mark_line(strokeWidth=2).encode(
-            y=y, strokeDash=alt.StrokeDash("series:N", scale=looks["strokeDash"], legend=None)
-        ),
-        base.mark_point(filled=True, size=55, opacity=1).encode(
-            y=y, shape=alt.Shape("series:N", scale=looks["shape"], legend=charts.legend_of(names)), tooltip=tips
-        ),
+        base.transform_filter("datum.few").mark_line(strokeWidth=1, opacity=0.6).encode(y=y, strokeDash=dash),
+        base.transform_filter("!datum.few").mark_line(strokeWidth=2).encode(y=y, strokeDash=dash),
+        base.transform_filter("!datum.many")
+        .mark_point(filled=True, size=55, opacity=1)
+        .encode(y=y, shape=alt.Shape("series:N", scale=looks["shape"], legend=charts.legend_of(names)), tooltip=tips),
     ]
     if limits:
         layers += _strokes(limits)
@@ -104,7 +106,7 @@ def _strokes(limits: Sequence[Limit]) -> list[Any]:
         base.mark_tick(orient="horizontal", size=30, thickness=3, color=ink).encode(
             tooltip=[alt.Tooltip("told:N", title=_("required"))]
         ),
-        base.mark_text(baseline="top", dy=5, fontSize=11, color=ink).encode(text="told:N"),
+        base.mark_text(align="left", baseline="middle", dx=19, fontSize=11, color=ink).encode(text="told:N"),
     ]
 
 
@@ -209,7 +211,7 @@ def over_queries(found: Sequence[Spent], *, title: str) -> charts.Drawn:
     top = charts.ends_of_shares(float(frame["share"].max()))
     base = alt.Chart(frame).encode(
         x=alt.X("queries:Q", title=_("queries spent on a row"), scale=alt.Scale(type="log", nice=False)),
-        y=alt.Y("share:Q", title=_("share of attacked rows broken"), scale=alt.Scale(domain=top), axis=alt.Axis(format="~%")),
+        y=alt.Y("share:Q", title=_("share of rows broken"), scale=alt.Scale(domain=top), axis=alt.Axis(format="~%")),
         color=alt.Color("series:N", scale=looks["color"], legend=charts.legend_of(names, lines=True)),
         strokeDash=alt.StrokeDash("series:N", scale=looks["strokeDash"], legend=charts.legend_of(names, lines=True)),
         tooltip=[alt.Tooltip("series:N", title=_("attack")), alt.Tooltip("queries:Q", title=_("queries"), format=",")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,17 +30,15 @@ def corruptions(view: RunView, model: str) -> None:
     """Accuracy by family and severity, and each corruption by itself."""
     problems: list[str] = []
     for piece in stated.pieces(view, model, "curve", "robustness.corruptions"):
-        evidence.safely(
-            view, piece, lambda stored, piece=piece: _families(view, model, piece, stored, problems), problems
-        )  # type: ignore[misc]
+        evidence.safely(view, piece, partial(_families, view, model, piece, problems=problems), problems)
     for piece in stated.pieces(view, model, "table", "robustness.corruptions"):
-        evidence.safely(view, piece, lambda stored, piece=piece: _each(piece, stored), problems)  # type: ignore[misc]
+        evidence.safely(view, piece, partial(_each, piece), problems)
     stated.told(problems)
 
 
 def _families(view: RunView, model: str, piece: Piece, stored: Evidence, problems: list[str]) -> None:
     """Families over severity, from what the model does with the same rows as they are: severity 0."""
-    columns = {
+    columns: dict[str, np.ndarray] = {
         name: np.asarray(stored.column(name)) for name in ("x", "y", "low", "high", "series") if name in stored.fields
     }
     n = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import streamlit as st
@@ -33,7 +34,7 @@ def cost(view: RunView, model: str, found: Sequence[Number], series: Sequence[Ex
     problems: list[str] = []
     for piece in stated.pieces(view, model, "table", "robustness.security_curve"):
         if piece.name == "distances":
-            evidence.safely(view, piece, lambda stored, piece=piece: _distances(stored, piece, found), problems)  # type: ignore[misc]
+            evidence.safely(view, piece, partial(_distances, piece, found), problems)
     _queries(view, found, series, problems)
     stated.told(problems)
 
@@ -41,7 +42,7 @@ def cost(view: RunView, model: str, found: Sequence[Number], series: Sequence[Ex
 # --- distances ---------------------------------------------------------------------------------------------------
 
 
-def _distances(stored: Evidence, piece: Piece, found: Sequence[Number]) -> None:
+def _distances(piece: Piece, found: Sequence[Number], stored: Evidence) -> None:
     distance, by = np.asarray(stored.column("distance"), dtype=float), stored.column("found_by").astype(str)
     seen = np.isfinite(distance) & (distance > 0)
     units = clean(stored.meta.get("units") or "")

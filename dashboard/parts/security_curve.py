@@ -26,7 +26,9 @@ def curves(view: RunView, model: str, found: Sequence[Number]) -> None:
     """Accuracy over eps, a chart for each norm, the best measured first: attacks give upper bounds, certificates lower ones."""
     problems: list[str] = []
     by_norm: dict[str, list[Curve]] = {}
-    units = {one.threat.norm: one.threat.units for one in found if one.threat is not None and one.threat.norm}
+    units: dict[str, str] = {
+        one.threat.norm: one.threat.units for one in found if one.threat is not None and one.threat.norm
+    }
     for norm, curve in [*_measured(found), *_stored(view, model, found, problems)]:
         by_norm.setdefault(norm, []).append(curve)
     stated.told(problems)

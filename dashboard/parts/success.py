@@ -196,7 +196,7 @@ def _mistakes(view: RunView, step: str, tallies: _Tallies, series: Sequence[Exam
             cells += [(true, true, held, held / n)]
             cells += [(true, answer, count, count / n) for (from_, answer), count in pairs.items() if from_ == true]
     charts.draw(
-        evidence_charts.confusion(cells, known).properties(title=title),
+        evidence_charts.confusion(cells, known).properties(title=title, height=charts.AROUND + 30 * len(known)),
         _("Good: rows on the diagonal only, for those withstood every attack. A dark cell beside it is a pair of classes that a small change "
           "makes into each other.") + " " + told,
         key="mistakes",

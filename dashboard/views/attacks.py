@@ -17,7 +17,7 @@ from dashboard.parts.markdown import plain
 from dashboard.reading import evidence
 from dashboard.reading.evidence import Examples
 from dashboard.reading.measured import Number, numbers
-from dashboard.words import _, status_sign
+from dashboard.words import _, ngettext, status_sign
 
 FAMILY = "robustness."
 HEADLINES = {
@@ -28,15 +28,15 @@ HEADLINES = {
 LINES = 14
 """Of that table, before it scrolls."""
 WIDTHS = {
-    "status": 104,
-    "entry": 128,
-    "access": 82,
-    "within": 76,
-    "metric": 172,
-    "value": 62,
+    "status": 100,
+    "entry": 124,
+    "access": 96,
+    "within": 72,
+    "metric": 216,
+    "value": 60,
     "interval": 138,
-    "n": 46,
-    "required": 66,
+    "n": 44,
+    "required": 62,
 }
 """Pixels of its columns."""
 
@@ -137,7 +137,7 @@ def _summary(found: Sequence[Number]) -> None:
                 "interval": one.interval,
                 "n": one.n,
                 "required": (one.finding.required or "") if one.finding else "",
-                "attacks": ", ".join(success.attacks_of(found, one.step)),
+                "attacks": _attacks(success.attacks_of(found, one.step)),
             }
         )
     if not rows:
@@ -157,6 +157,13 @@ def _summary(found: Sequence[Number]) -> None:
         column_config={name: st.column_config.Column(label, width=WIDTHS.get(name)) for name, label in names.items()}
         | {"value": st.column_config.NumberColumn(names["value"], format="%.4g", width=WIDTHS["value"])},
     )
+
+
+def _attacks(names: Sequence[str]) -> str:
+    """The attack by its name, several by their number: the part below names them."""
+    if len(names) < 2:
+        return "".join(names)
+    return ngettext("{n} attack", "{n} attacks", len(names)).format(n=len(names))
 
 
 def _within(one: Number) -> str:
