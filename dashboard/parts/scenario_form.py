@@ -15,7 +15,7 @@ from dashboard.words import _
 from dashboard.working import drafting
 from dashboard.working.drafting import REMOVED, Entry, FormField, GateLine
 
-WIDTH = 312
+WIDTH = 320
 """Pixels of a field: as many stand side by side as the window has room for."""
 GATE = [5.0, 1.5, 2.2, 0.7]
 NEW_GATE = [3.4, 2.4, 1.4, 1.7, 0.7]
@@ -90,7 +90,7 @@ def _boxes(
     Args:
         swept: those of the matrix, which stands beside `at`.
     """
-    with st.container(horizontal=True, gap="medium"):
+    with st.container(horizontal=True, gap="small"):
         for field in fields:
             now = swept.get(field.name, written.get(field.name))
             wide = field.several or len(drafting.written(now)) > LONG
@@ -170,7 +170,7 @@ def _key(form: Form, at: Location, kind: str) -> str:
 
 
 def _label(field: FormField) -> str:
-    return f"{plain(field.name)} \\*" if field.required else plain(field.name)
+    return f"{field.name} \\*" if field.required else field.name
 
 
 def _help(field: FormField) -> str | None:
@@ -249,13 +249,13 @@ def _gate(form: Form, entry: Entry, line: GateLine, told: str) -> None:
     _hold(sign, line.comparison or None)
     with compared:
         st.selectbox(
-            _("Comparison of {gate}").format(gate=plain(line.key)), drafting.COMPARISONS, None, key=sign,
+            _("Comparison of {gate}").format(gate=line.key), drafting.COMPARISONS, None, key=sign,
             label_visibility="collapsed", on_change=changed, placeholder="?",
         )  # fmt: skip
     _hold(number, line.threshold)
     with threshold:
         st.text_input(
-            _("Threshold of {gate}").format(gate=plain(line.key)), key=number, label_visibility="collapsed", on_change=changed,
+            _("Threshold of {gate}").format(gate=line.key), key=number, label_visibility="collapsed", on_change=changed,
             placeholder=_("a number"),
         )  # fmt: skip
     with gone:
@@ -286,7 +286,7 @@ def _new_gate(form: Form, entry: Entry, known: Mapping[str, Any]) -> None:
                 name, sum(one.key == name for one in entry.gates), st.session_state[sign] or ">=", threshold
             )
             form.edit(drafting.gates_edited(entry, line, line.said))
-            st.session_state |= {metric: None, part: "", number: ""}
+            st.session_state.update({metric: None, part: "", number: ""})
 
     columns = st.columns(NEW_GATE, vertical_alignment="bottom", gap="small")
     columns[0].selectbox(

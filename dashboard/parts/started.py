@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from html import escape
 
 import streamlit as st
 
@@ -102,25 +103,17 @@ def _live(one: Started) -> None:
     _state(one)
     if not one.alive:
         st.rerun(scope="app")
-    with st.container(horizontal=True, vertical_alignment="center"):
-        if not one.cancelled:
-            st.button(_("Cancel"), key="cancel", on_click=one.stop, icon=":material/stop:")
-        else:
-            st.button(
-                _("End it at once"),
-                key="kill",
-                on_click=one.stop,
-                kwargs={"at_once": True},
-                icon=":material/dangerous:",
-            )
-            st.caption(_("It was told to stop, and ends when the check at hand notices."), width="content")
 
 
 def _state(one: Started) -> None:
     state = one.state
-    st.html(
-        f'<p class="{TONES[state]}" style="font-size:1.25rem;margin:0"><span class="tone">{SIGNS[state]} {_word(one)}</span></p>'
-    )
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.html(
+            f'<p class="{TONES[state]}" style="font-size:1.25rem;margin:0"><span class="tone">{SIGNS[state]} {escape(_word(one))}</span></p>',
+            width="content",
+        )
+        if one.alive:
+            _stop(one)
     try:
         progress = one.progress()
     except UserError as error:
@@ -138,6 +131,18 @@ def _state(one: Started) -> None:
             st.caption(_("Nothing yet.") if one.alive else _("Nothing."))
 
 
+def _stop(one: Started) -> None:
+    """Two ways to end it: as Ctrl-C would, and at once."""
+    if not one.cancelled:
+        st.button(_("Cancel"), key="cancel", on_click=one.stop, icon=":material/stop:")
+        return
+    with st.container(horizontal=True, width="content", vertical_alignment="center"):
+        st.caption(_("It was told to stop, and ends when the check at hand notices."), width="content")
+        st.button(
+            _("End it at once"), key="kill", on_click=one.stop, kwargs={"at_once": True}, icon=":material/dangerous:"
+        )
+
+
 def _bar(one: Started, progress: Progress) -> None:
     """How many steps are done, for how long it has run, and what it does now."""
     planned, done = len(progress.steps), len(progress.ended)
@@ -152,7 +157,9 @@ def _bar(one: Started, progress: Progress) -> None:
     told = (
         _("step {n} of {planned}") if one.state == "running" else _("{n} of {planned} steps")
     ).format(n=step, planned=planned)  # fmt: skip
-    numbers = ngettext("{n} number", "{n} numbers", progress.measured).format(n=f"{progress.measured:,}")
+    numbers = ngettext("{n} number measured", "{n} numbers measured", progress.measured).format(
+        n=f"{progress.measured:,}"
+    )
     line = " · ".join(plain(one) for one in (told, _took(one), numbers, said) if one)
     st.progress(min(1.0, (done + part) / planned) if planned else 0.0, line)
 

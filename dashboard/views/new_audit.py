@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def _source() -> Source | None:
     if links.asked("scenario") is None:
         links.note(scenario=st.session_state.get(LAST) or drafts.newest(home, [*files, UPLOAD]))
     names = {name: name for name in files} | {UPLOAD: _("upload a file …")}
-    edited = {name for name in names if name in st.session_state.get(DRAFTS, {})}
+    edited = drafts.names(home) | set(st.session_state.get(DRAFTS, {}))
     chosen = links.select(
         "scenario", _("Scenario"), list(names),
         lambda name: _("{scenario} · edited").format(scenario=names[name]) if name in edited else names[name],
@@ -325,21 +326,18 @@ def _part(source: Source, entries: Sequence[Entry], problems: Sequence[Problem])
     options = [ITSELF, *(str(number) for number in range(1, len(entries) + 1))]
     given = links.asked("check")
     current = given if given in options else ITSELF
-    key = f"part-{source.name}"
+    wrong = {str(number): bool(drafting.problems_at(problems, entry.at)) for number, entry in enumerate(entries, 1)}
+    wrong[ITSELF] = any(not one.path.startswith("checks[") for one in problems)
+    labels = {
+        part: plain(_("The scenario itself") if part == ITSELF else entries[int(part) - 1].id) for part in options
+    }
+    labels = {part: f":red[✗ {label}]" if wrong[part] else label for part, label in labels.items()}
+    key = f"part-{source.name}-{'-'.join(labels.values())}"  # a radio button knows what is chosen by its label
     if st.session_state.get(key) != current:
         st.session_state[key] = current
-    wrong = {
-        str(number): len(drafting.problems_at(problems, entry.at)) for number, entry in enumerate(entries, 1)
-    }  # fmt: skip
-    wrong[ITSELF] = len(problems) - sum(wrong.values())
-
-    def shown(part: str) -> str:
-        name = plain(_("The scenario itself") if part == ITSELF else entries[int(part) - 1].id)
-        return f":red[✗ {name}]" if wrong[part] else name
-
     captions = [_("name, data, seed"), *map(_caption, entries)]
     st.radio(
-        _("What to edit"), options, key=key, format_func=shown, captions=captions, label_visibility="collapsed",
+        _("What to edit"), options, key=key, format_func=lambda part: labels[part], captions=captions, label_visibility="collapsed",
         on_change=lambda: links.note(check=None if st.session_state[key] == ITSELF else st.session_state[key]),
     )  # fmt: skip
     return current
@@ -398,27 +396,35 @@ def _bar(source: Source, text: str, plan: Plan | None, problems: Sequence[Proble
     """Whether it may start, and the buttons."""
     with st.container(border=True):
         said, buttons = st.columns([3, 2], vertical_alignment="center")
-        with said:
-            missing = _valid(plan, cards) if plan is not None else True
-            if plan is None:
-                _problems(problems)
+        missing = _missing(plan, cards) if plan is not None else []
         explore = False
-        if plan is not None and not plan.gated:
-            explore = st.checkbox(_("Nothing is gated, so nothing can fail: measure only"), key="explore")
+        with said:
+            if plan is None:
+                told = ngettext(
+                    "{n} problem: mend what is marked.", "{n} problems: mend what is marked.", len(problems)
+                )
+                st.markdown(f":red[✗ {told.format(n=len(problems))}]")
+            else:
+                _counts(plan)
+                if not plan.gated:
+                    explore = st.checkbox(_("Nothing is gated, so nothing can fail: measure only"), key="explore")
         possible = plan is not None and not missing and (plan.gated or explore)
         with buttons, st.container(horizontal=True, horizontal_alignment="right"):
             _save(source, text)
-            if st.button(
+            pressed = st.button(
                 _("Start the audit"), type="primary", disabled=not possible, icon=":material/play_arrow:", key="start"
-            ):
-                _start(text, explore)
-        if plan is not None:
-            for line in _unfit(plan, cards):
-                st.markdown(f":material/info: {plain(line)}")
+            )  # fmt: skip
+        if pressed:
+            _start(text, explore)
+        for line in _unfit(plan, cards) if plan is not None else ():
+            st.markdown(f":material/info: {plain(line)}")
+    for line in missing:
+        st.error(plain(line), icon=":material/error:")
+    if plan is None:
+        _problems(problems)
 
 
-def _valid(plan: Plan, cards: Sequence[ModelCard]) -> bool:
-    """Say that it is valid, and which models are missing; whether any is."""
+def _counts(plan: Plan) -> None:
     gates = plan.gate_count
     counts = (
         ngettext("{n} check", "{n} checks", len(plan.scenario.checks)).format(n=len(plan.scenario.checks)),
@@ -426,10 +432,6 @@ def _valid(plan: Plan, cards: Sequence[ModelCard]) -> bool:
         ngettext("{n} gate", "{n} gates", gates).format(n=gates),
     )
     st.markdown(f":green[✓] {_('Valid: {counts}.').format(counts=', '.join(counts))}")
-    missing = _missing(plan, cards)
-    for line in missing:
-        st.error(plain(line), icon=":material/error:")
-    return bool(missing)
 
 
 def _problems(problems: Sequence[Problem]) -> None:
@@ -461,7 +463,7 @@ def _save(source: Source, text: str) -> None:
         )  # fmt: skip
         key = f"file-{source.name}"
         if key not in st.session_state:
-            st.session_state[key] = source.name if source.name.endswith((".yaml", ".yml")) else drafting.ORIGIN
+            st.session_state[key] = _free(source.name if source.name.endswith((".yaml", ".yml")) else drafting.ORIGIN)
         name = st.text_input(_("File name"), key=key).strip()
         taken = _taken(name)
         label = _("Replace {file}") if taken == folder / name else _("Save as {file}")
@@ -478,6 +480,13 @@ def _save(source: Source, text: str) -> None:
             st.caption(_("It goes to {folder}.").format(folder=plain(folder)))
     if said := st.session_state.pop(SAVED, None):
         st.toast(plain(said), icon=":material/save:")
+
+
+def _free(name: str) -> str:
+    """The name, with a number where a file that stays has it."""
+    path = Path(name)
+    names = itertools.chain([name], (f"{path.stem}-{n}{path.suffix}" for n in itertools.count(2)))
+    return next(one for one in names if _taken(one) in (None, stored.home() / "scenarios" / one))
 
 
 def _taken(name: str) -> Path | None:

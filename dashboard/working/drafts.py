@@ -63,6 +63,12 @@ def discard(home: Path, name: str) -> None:
         raise UserError(f"the draft {path} cannot be deleted: {error.strerror}") from error
 
 
+def names(home: Path) -> set[str]:
+    """Scenarios that have a draft."""
+    folder = home / "drafts"
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
 def newest(home: Path, names: Sequence[str]) -> str | None:
     """The scenario among these whose draft was kept last."""
     found = {name: path.stat().st_mtime for name in names if (path := _path(home, name)).is_file()}
