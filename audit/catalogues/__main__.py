@@ -23,7 +23,7 @@ from audit.report._coverage import HEADINGS
 from audit.report._evidence import KINDS
 from audit.report._reconstructed import SHOWN
 from audit.report._told import MARKS
-from audit.report._words import ACCESS, BOUND_HELD, GOALS, STATUS, VERDICTS
+from audit.report._words import ACCESS, BOUND_HELD, DIMS, GOALS, STATUS, VERDICTS
 from audit.report.html import environment
 
 SOURCES = (
@@ -49,6 +49,7 @@ def vocabulary() -> list[Text]:
         *map(str, Severity),
         *ACCESS.values(),
         *GOALS.values(),
+        *DIMS,
         *OUTCOMES,
         *get_args(Task),
         *get_args(FieldKind),
@@ -56,11 +57,11 @@ def vocabulary() -> list[Text]:
         *SHOWN.values(),
         *HEADINGS.values(),
         *KINDS.values(),
-        *sorted({name.split(".")[0] for name in _own()}),
+        *sorted({name.split(".")[0] for name in own_checks()}),
         *sorted(
             {
                 text
-                for name in _own()
+                for name in own_checks()
                 for metric in resolve("checks", name).metrics
                 for text in (metric.title, metric.unit)
                 if text
@@ -68,11 +69,12 @@ def vocabulary() -> list[Text]:
         ),
         *MARKS,
         *stored.sentences(),
-        *(text for name in _own() for text in _own_words(name)),
+        *stored.columns(),
+        *(text for name in own_checks() for text in _own_words(name)),
     ]
 
 
-def _own() -> list[str]:
+def own_checks() -> list[str]:
     """Names of this package's checks, without those of other packages."""
     families = {path.name for path in (CATALOGUES.parent / "checks").iterdir() if path.is_dir()}
     return [name for name in available("checks") if name.split(".")[0] in families]

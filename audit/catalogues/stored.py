@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
+from audit.model import Capability
 from audit.report._told import JOINTS, SENTENCES
 
 Text = str | tuple[str, ...]
@@ -38,6 +39,7 @@ SOURCES = (
         for name in ("__init__", "_columns", "_text_search", "character_edits", "tabular", "word_edits")
     ),
     *(f"audit/datasets/{name}.py" for name in ("_arrays", "_table", "_texts", "image_folder")),
+    "audit/explainers/*.py",
     "audit/checks/**/*.py",
 )
 SPOKEN = ("audit/judge/verdicts.py", "audit/numbers.py")
@@ -51,6 +53,7 @@ UNSAID = (
         "Metric",
         "progress",
         "compile",
+        "cast",  # of types
         "getLogger",
         "gettext",
         "ngettext",
@@ -69,12 +72,28 @@ UNSAID = (
     }  # purposes of random draws
 )
 """Calls whose texts no run stores, or that a catalogue knows already."""
-PARTS = ("under", "over", "lower", "upper", "an image", "a table", "a text", "a series")
+PARTS = (
+    *map(str, Capability),
+    "test",
+    "train",
+    "population",
+    "test rows",
+    "under",
+    "over",
+    "lower",
+    "upper",
+    "an image",
+    "a table",
+    "a text",
+    "a series",
+)
 """Single words that fill a hole of a sentence."""
 UNITS = ("grey level", "pixel value", "characters", "standard deviations")
 """Units of inputs, as data sources and models of the demo declare them."""
-COMPOSED = ("{value} (n = {n})", "{listed} and {n} more")
+COMPOSED = ("{value} (n = {n})", "{listed} and {n} more", "severity {n}", "mean of reference")
 """Sentences that the source puts together from less than a sentence."""
+CODE = {"x", "y", "p", "fpr", "tpr"}
+"""Columns that are called by a letter in every language."""
 PLURAL = "s"
 """Name of the hole that holds a plural's letter; a translation has no need of it."""
 TITLES = {"title", "x_label", "y_label"}
@@ -109,6 +128,17 @@ def _forms(text: Text) -> tuple[str, ...]:
 def _fixed(text: Text) -> int:
     """Sort key: the more of a text stands fast, the sooner it is tried."""
     return -len(re.sub(HOLE, "", _forms(text)[0]))
+
+
+def columns() -> list[str]:
+    """Names of the columns of stored tables, as a page writes them: what checks hand to ``append`` by name."""
+    calls = [
+        node
+        for path in sorted(ROOT.glob("audit/checks/**/*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "append"
+    ]
+    return sorted({keyword.arg.replace("_", " ") for call in calls for keyword in call.keywords if keyword.arg} - CODE)
 
 
 def write() -> None:
@@ -180,7 +210,7 @@ def _is_sentence(text: str) -> bool:
     return (
         len(text.split()) > 1
         and bool(re.search("[a-z]{3}", said))
-        and not re.search(r"[\\_]\w*\(|__|\(\?|\n| \| ", said)
+        and not re.search(r"^tuple\[|[\\_]\w*\(|__|\(\?|\n| \| ", said)
     )
 
 

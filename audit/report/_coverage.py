@@ -9,6 +9,7 @@ from audit.finding import Finding, Record, Status, ThreatModel
 from audit.language import gettext as _
 from audit.numbers import show
 from audit.report._about import about, known_checks
+from audit.report._told import told
 from audit.report._words import ACCESS, count, mapping
 
 GapKind = Literal["unfinished", "check", "not_applicable", "adversary", "data", "gate", "blind_spot"]
@@ -60,7 +61,7 @@ def _not_applicable(findings: Iterable[Finding]) -> Iterator[Gap]:
         key = (finding.step, finding.message)
         if finding.status is Status.NOT_APPLICABLE and key not in seen:
             seen.add(key)
-            yield Gap(kind="not_applicable", subject=finding.step, text=finding.message)
+            yield Gap(kind="not_applicable", subject=finding.step, text=told(finding.message))
 
 
 def _other_checks(manifest: Mapping[str, Any], ran: Sequence[str]) -> Iterator[Gap]:
@@ -72,12 +73,17 @@ def _other_checks(manifest: Mapping[str, Any], ran: Sequence[str]) -> Iterator[G
     for name in known_checks():
         if name in ran:
             continue
-        told = about(name)
-        if tasks and told.tasks and not tasks & set(told.tasks):
+        known = about(name)
+        if tasks and known.tasks and not tasks & set(known.tasks):
             continue
-        missing = [need for need in told.needs if need not in offered] if models else []
-        note = _("It would need {needs}, which this model and data do not offer.").format(needs=", ".join(missing))
-        yield Gap(kind="check", subject=name, text=f"{told.summary} {note if missing else ''}".strip())
+        missing = [need for need in known.needs if need not in offered] if models else []
+        note = _("It would need {needs}, which this model and data do not offer.").format(needs=_(", ").join(missing))
+        said = _(known.summary)
+        yield Gap(
+            kind="check",
+            subject=name,
+            text=_("{first} {second}").format(first=said, second=note) if missing else said,
+        )
 
 
 def _adversaries(findings: Sequence[Finding], ran: Sequence[str]) -> Iterator[Gap]:
@@ -159,7 +165,7 @@ def _data(manifest: Mapping[str, Any]) -> Iterator[Gap]:
             ).format(n=count(rows["test"]), source=data.get("source", _("the source"))),
         )
     if notes := [str(note) for note in data.get("notes") or ()]:
-        yield Gap(kind="data", subject=_("as it was read"), text=_("; ").join(notes))
+        yield Gap(kind="data", subject=_("as it was read"), text=_("; ").join(map(told, notes)))
 
 
 def _ungated(findings: Sequence[Finding]) -> Iterator[Gap]:
@@ -173,5 +179,5 @@ def _ungated(findings: Sequence[Finding]) -> Iterator[Gap]:
 
 def _blind_spots(ran: Sequence[str]) -> Iterator[Gap]:
     for name in ran:
-        if spots := about(name).blind_spots:
+        if spots := _(about(name).blind_spots):
             yield Gap(kind="blind_spot", subject=name, text=spots[:1].upper() + spots[1:])

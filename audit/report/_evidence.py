@@ -17,6 +17,7 @@ from audit.report._images import Picture, planes, scale_bar
 from audit.report._sample import Sample
 from audit.report._samples import Budget
 from audit.report._table_changes import TableChanges, columns_of, header
+from audit.report._told import told
 from audit.report._view import RunView
 from audit.report._words import clean, mapping, plain_value
 from audit.run_folder import Evidence
@@ -104,8 +105,8 @@ def _fill(block: Block, view: RunView, ref: EvidenceRef, budget: Budget, number:
     if not len(evidence):
         raise UserError(f"evidence {ref.path} holds no rows")
     name = ref.path.rsplit("/", 1)[-1].replace("_", " ")
-    told = evidence.meta.get({"attributions": "explainer", "adversarial": "attack"}.get(ref.kind, "title"))
-    block.title = clean(told or name) if ref.kind != "outcomes" else clean(name)
+    title = evidence.meta.get({"attributions": "explainer", "adversarial": "attack"}.get(ref.kind, "title"))
+    block.title = told(clean(title or name)) if ref.kind != "outcomes" else _outcome(view, block.step, ref)
     match ref.kind:
         case "attributions":
             _attributions(block, evidence, view, budget, number)
@@ -129,6 +130,14 @@ def _fill(block: Block, view: RunView, ref: EvidenceRef, budget: Budget, number:
             block.facts.append(_("{n} rows, mean {mean}").format(n=f"{len(values):,}", mean=show(float(values.mean()))))
         case _:
             block.table = _table(evidence)
+
+
+def _outcome(view: RunView, step: str, ref: EvidenceRef) -> str:
+    """The metric whose outcomes are stored, and of which part."""
+    metric, _dash, part = ref.path.rsplit("/", 1)[-1].partition("-")
+    titles = [f.title for f in view.findings if f.step == step and f.metric == metric]
+    title = _(titles[0]) if titles else clean(metric.replace("_", " "))
+    return _("{title} ({part})").format(title=title, part=clean(part)) if part else title
 
 
 def _attributions(block: Block, evidence: Evidence, view: RunView, budget: Budget, number: int) -> None:
@@ -173,7 +182,7 @@ def _adversarial(block: Block, evidence: Evidence, view: RunView, budget: Budget
         str(evidence.meta.get("by", "")), block.kind
     )
     meta = evidence.meta
-    units = f" {meta['units']}" if meta.get("units") else ""
+    units = f" {_(str(meta['units']))}" if meta.get("units") else ""
     eps = f"{show(float(meta['eps']))}{units}" if isinstance(meta.get("eps"), (int, float)) else None
     block.facts += facts_of({"norm": meta.get("norm"), "eps": eps})
     table = _table_changes(block, evidence, view) if meta.get("input_kind") == "table" else None
@@ -192,8 +201,8 @@ def _method(evidence: Evidence, reader: AttributionReader) -> list[str]:
     """How the values were found, where all rows agree, and what one value stands for."""
     methods = sorted(set(evidence.column("method").astype(str).tolist())) if "method" in evidence.fields else []
     return [
-        *([methods[0]] if len(methods) == 1 and methods[0] else []),
-        *([_("per {unit}").format(unit=reader.unit)] if reader.unit else []),
+        *([told(methods[0])] if len(methods) == 1 and methods[0] else []),
+        *([_("per {unit}").format(unit=_(reader.unit))] if reader.unit else []),
     ]
 
 
@@ -264,13 +273,13 @@ def lines_of(evidence: Evidence) -> list[_charts.Series]:
         rows = np.flatnonzero(named == name)
         rows = rows[np.argsort(x[rows], kind="stable")]
         band = [None if side is None else side[rows] for side in (low, high)]
-        series.append(_charts.Series(clean(name), x[rows], y[rows], *band))
+        series.append(_charts.Series(told(clean(name)), x[rows], y[rows], *band))
     return series
 
 
 def _curve(block: Block, evidence: Evidence, number: int) -> None:
     meta, series = evidence.meta, lines_of(evidence)
-    labels = {key: str(meta.get(f"{key}_label") or key) for key in ("x", "y")}
+    labels = {key: told(str(meta.get(f"{key}_label") or key)) for key in ("x", "y")}
     block.charts.append(
         _charts.curve(
             series,
@@ -307,7 +316,7 @@ def _table(evidence: Evidence) -> Table:
     if wide:
         hidden = _("Not shown, for they hold more than one number per row: {names}.")
         note = f"{note} {hidden.format(names=', '.join(map(clean, wide)))}".strip()
-    return Table((_("row"), *(clean(name).replace("_", " ") for name in names)), rows, note)
+    return Table((_("row"), *(told(clean(name).replace("_", " ")) for name in names)), rows, note)
 
 
 def _left_out(total: int, said: str = "") -> str:

@@ -9,7 +9,7 @@ from audit.finding import Finding, Measurement, Status
 from audit.language import gettext as _
 from audit.numbers import show, show_interval
 from audit.report._view import RunView
-from audit.report._words import interval_of, n_of, value_of
+from audit.report._words import dim_of, interval_of, n_of, value_of, value_of_dim
 
 MAX_ROWS = 200
 
@@ -32,6 +32,11 @@ class Grid:
     keys: tuple[str, ...]
     columns: list[str] = field(default_factory=list)
     rows: dict[tuple[str, ...], dict[str, Cell]] = field(default_factory=dict)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """What its parts are told apart by, in words."""
+        return tuple(map(dim_of, self.keys))
 
     @property
     def shown(self) -> list[tuple[tuple[str, ...], dict[str, Cell]]]:
@@ -73,11 +78,12 @@ def grids(view: RunView) -> list[Grid]:
     for step, dims, title, cell in _parts(view):
         keys = tuple(dims)
         grid = found.setdefault(
-            (step, *sorted(keys)), Grid(_("{name} by {keys}").format(name=step, keys=", ".join(keys)), keys)
+            (step, *sorted(keys)),
+            Grid(_("{name} by {keys}").format(name=step, keys=_(", ").join(map(dim_of, keys))), keys),
         )
         if title not in grid.columns:
             grid.columns.append(title)
-        grid.rows.setdefault(tuple(dims[key] for key in grid.keys), {}).setdefault(title, cell)
+        grid.rows.setdefault(tuple(value_of_dim(key, dims[key]) for key in grid.keys), {}).setdefault(title, cell)
     return list(found.values())
 
 

@@ -26,8 +26,12 @@ MARKS = ("; ", ": ", ", ")
 """What stands between several sentences in one."""
 JOINTS = " ,;:"
 """What joins a part of a sentence to the rest."""
-FILLINGS = ((5, r"\S*?"), (8, "[^;]*?"))
-"""What may fill the holes of a template with fewer letters than that: a word, a sentence. Of one with more letters, anything."""
+WORD, NUMBER, CLAUSE, ANYTHING = r"\S*?", "(?:(?![;,] ).)*?", "(?:(?!; ).)*?", ".*?"
+"""What may fill a hole."""
+FEW, SHORT = 5, 8
+"""Letters of a template that hardly says a thing, and of one that could stand in any sentence."""
+SENTENCE = ("said", "message")
+"""Names of holes that are filled with a sentence."""
 
 
 def told(text: str) -> str:
@@ -113,12 +117,20 @@ def _templates() -> tuple[_Template, ...]:
 def _template(form: str, one: str, many: str) -> _Template:
     """The pattern of one form of a text; what fills a hole twice has to be the same."""
     pattern, stretches, seen = "", [""], set[str]()
-    letters = len(re.findall("[A-Za-z]", re.sub(r"\{\w*\}", "", form)))
-    filling = next((filling for most, filling in FILLINGS if letters < most), ".*?")
     for literal, name, _form, _conversion in string.Formatter().parse(form):
         pattern += re.escape(literal)
         stretches.append(literal)
         if name is not None:
-            pattern += f"(?P={name})" if name in seen else f"(?P<{name}>{filling})"
+            pattern += f"(?P={name})" if name in seen else f"(?P<{name}>{_filling(form, name, first=not pattern)})"
             seen.add(name)
     return _Template(one, many, max(stretches, key=len), re.compile(pattern, re.DOTALL))
+
+
+def _filling(form: str, name: str, first: bool) -> str:
+    """What a hole takes: the less its template says, the less."""
+    letters = len(re.findall("[A-Za-z]", re.sub(r"\{\w*\}", "", form)))
+    if name in SENTENCE or (letters >= SHORT and re.search("[;:]", form)):
+        return ANYTHING
+    if letters < FEW:
+        return WORD
+    return NUMBER if first and "," not in form else CLAUSE

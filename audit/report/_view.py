@@ -188,8 +188,8 @@ class RunView:
     @property
     def rows(self) -> str:
         """``540 test, 1,257 train rows``; empty where that is not on record."""
-        parts = [f"{count(n)} {part}" for part, n in mapping(self.data.get("rows")).items()]
-        return _("{parts} rows").format(parts=", ".join(parts)) if parts else ""
+        parts = [_("{n} {part}").format(n=count(n), part=_(part)) for part, n in mapping(self.data.get("rows")).items()]
+        return _("{parts} rows").format(parts=_(", ").join(parts)) if parts else ""
 
     @cached_property
     def scenario_file(self) -> ScenarioFile | None:

@@ -11,6 +11,7 @@ from audit.gate import Gate
 from audit.language import gettext as _
 from audit.numbers import show, show_interval
 from audit.parameters import UserError
+from audit.report._told import told
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,34 @@ GOALS = {
     "membership": "to tell whether a row was trained on",
     "reconstruction": "to reconstruct training rows",
 }
+DIMS = (
+    "accountant",
+    "after",
+    "attack",
+    "baseline",
+    "class",
+    "column",
+    "concept",
+    "corruption",
+    "family",
+    "feature",
+    "features",
+    "fpr",
+    "group",
+    "guesses",
+    "interaction",
+    "kind",
+    "layer",
+    "loss",
+    "method",
+    "pair",
+    "perturbation",
+    "queries",
+    "rows",
+    "severity",
+    "value",
+)
+"""What the parts of a metric are told apart by."""
 SEVERITIES = tuple(sorted(Severity, key=lambda severity: -severity.rank))
 
 # the order in which statuses explain a verdict: what makes one impossible first, as the exit codes do
@@ -100,7 +129,7 @@ def value_of(finding: Finding) -> str:
     """The measured value with its unit; a dash where there is none."""
     if finding.estimate is None:
         return "–"
-    return show(finding.estimate.value) + (f" {finding.unit}" if finding.unit else "")
+    return show(finding.estimate.value) + (f" {_(finding.unit)}" if finding.unit else "")
 
 
 def interval_of(finding: Finding) -> str:
@@ -128,7 +157,17 @@ def n_of(finding: Finding) -> str:
 
 def part_of(finding: Finding) -> str:
     """Which part of the metric and which cell of the matrix a finding speaks of, in words."""
-    return ", ".join(f"{key} {value}" for key, value in finding.dims.items())
+    return _(", ").join(f"{dim_of(key)} {value_of_dim(key, value)}" for key, value in finding.dims.items())
+
+
+def dim_of(key: str) -> str:
+    """What parts are told apart by: ``attack``, ``class`` … as a reader says it."""
+    return _(key) if key in DIMS else key
+
+
+def value_of_dim(key: str, value: str) -> str:
+    """A part by what tells it apart; names stay as they are."""
+    return told(value) if key == "pair" else value
 
 
 def meaning_of(finding: Finding) -> str:
@@ -144,7 +183,7 @@ def meaning_of(finding: Finding) -> str:
 
 def threat_rows(threat: ThreatModel) -> list[tuple[str, str]]:
     """A threat model as (what, value)."""
-    units = f" {threat.units}" if threat.units else ""
+    units = f" {_(threat.units)}" if threat.units else ""
     rows = [
         (_("access"), _(ACCESS.get(threat.access, threat.access))),
         (_("seeks"), _(GOALS.get(threat.goal, threat.goal))),
@@ -160,7 +199,7 @@ def threat_rows(threat: ThreatModel) -> list[tuple[str, str]]:
     if threat.queries is not None:
         rows.append((_("queries per example"), _("at most {value}").format(value=f"{threat.queries:,}")))
     if threat.constraints:
-        rows.append((_("constraints"), threat.constraints))
+        rows.append((_("constraints"), told(threat.constraints)))
     return rows
 
 

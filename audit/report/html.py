@@ -19,6 +19,7 @@ from audit.report._evidence import KINDS, Block, blocks
 from audit.report._gate_line import gate_line
 from audit.report._measured import MAX_ROWS, cell_of, grids, lines
 from audit.report._sweeps import sweeps
+from audit.report._told import told
 from audit.report._view import RunView
 from audit.run_folder import Run
 
@@ -78,6 +79,7 @@ def environment() -> Any:
         _=_,
         ngettext=ngettext,
         language=lambda: spoken().replace("_", "-"),
+        told=told,
         words=words,
         STATUS=words.STATUS,
         KINDS=KINDS,
@@ -140,12 +142,12 @@ def facts(view: RunView) -> dict[str, list[tuple[str, str]]]:
         found[_("Model {name}").format(name=ref)] = _rows(
             {
                 _("digest"): facts.get("digest"),
-                _("task"): facts.get("task"),
-                _("output"): facts.get("output"),
+                _("task"): _(str(facts.get("task") or "")),
+                _("output"): _(str(facts.get("output") or "")),
                 _("classes"): _some(facts.get("classes")),
                 _("input"): _input(spec),
                 _("preprocessing inside the model"): spec.get("preprocessing"),
-                _("capabilities"): facts.get("capabilities"),
+                _("capabilities"): [_(str(name)) for name in facts.get("capabilities") or ()],
                 _("loader"): facts.get("loader"),
                 _("files"): facts.get("files"),
                 _("source"): facts.get("source"),
@@ -160,9 +162,9 @@ def facts(view: RunView) -> dict[str, list[tuple[str, str]]]:
             _("source"): data.get("source"),
             _("parameters"): data.get("parameters"),
             _("digest"): data.get("digest"),
-            _("rows"): data.get("rows"),
+            _("rows"): view.rows,
             _("groups"): data.get("groups"),
-            _("notes"): data.get("notes"),
+            _("notes"): [told(str(note)) for note in data.get("notes") or ()],
             _("classes"): _some(data.get("classes")),
         }
     )
@@ -201,11 +203,11 @@ def _some(values: Any, cap: int = 20) -> Any:
 def _input(spec: dict[str, Any]) -> str:
     fields = [f for f in spec.get("fields") or () if isinstance(f, dict)]
     if len(fields) != 1:
-        named = _some([f"{f.get('name')} ({f.get('kind')})" for f in fields])
-        return _("table of {n} columns: {names}").format(n=len(fields), names=", ".join(named)) if fields else ""
+        named = _some([f"{f.get('name')} ({_(str(f.get('kind')))})" for f in fields])
+        return _("table of {n} columns: {names}").format(n=len(fields), names=_(", ").join(named)) if fields else ""
     only = fields[0]
     shape = " × ".join(map(str, only.get("shape") or ()))
     bounds = only.get("bounds")
     ends = [words.plain_value(end) for end in bounds or ()]
-    within = ", " + _("{low} to {high}").format(low=ends[0], high=ends[1]) if ends else ""
-    return f"{only.get('kind')} {shape}{within} {only.get('units') or ''}".strip()
+    within = _(", ") + _("{low} to {high}").format(low=ends[0], high=ends[1]) if ends else ""
+    return f"{_(str(only.get('kind')))} {shape}{within} {_(str(only.get('units') or ''))}".strip()

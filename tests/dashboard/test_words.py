@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import html
 import re
 import string
 
 import pytest
 
 from audit import language
-from audit.catalogues.__main__ import catalogue, messages_of_template, template
-from audit.catalogues.stored import PLURAL, called, sentences
+from audit.catalogues.__main__ import catalogue, messages_of_template, own_checks, template
+from audit.catalogues.stored import PLURAL, called
 from audit.parameters import UserError
+from audit.report import render
+from audit.report._about import about, known_checks
 from audit.report._words import STATUS
+from audit.run_folder import Run
 
 OTHERS = [code for code in language.LANGUAGES if code != "en"]
 CHINESE = re.compile(r"[\u3400-\u9fff]")
 SPACED = re.compile(r"[\u3400-\u9fff][,:;?!]|[，。；：] |\s$|^\s")
+PROSE = re.compile(r"[a-z]{3,} [a-z]{2,} [a-z]{2,}")
 PAGES = ("overview", "run", "saliency", "attacks", "privacy", "compare", "models", "live", "new_audit")
 
 
@@ -101,6 +106,18 @@ def test_a_language_is_known_as_readers_write_it(written):
 def test_an_unknown_language_is_refused():
     with pytest.raises(UserError, match="no language 'fr'"):
         language.code_of("fr")
+
+
+def test_no_english_sentence_is_left_in_a_report(audited_home):
+    """But for what the scenario and the data call their things, and the sources of methods, which are titles of papers."""
+    for folder in sorted(audited_home.runs.iterdir()):
+        run = Run(folder)
+        with language.speaking("zh_CN"):
+            page = re.sub(r"<(style|pre|code)\b.*?</\1>", "", render("html", run), flags=re.DOTALL)
+        foreign = [about(check).summary for check in known_checks() if check not in own_checks()]
+        own = " ".join([str(run.manifest), *foreign, *(about(check).source for check in run.manifest["checks"])])
+        left = [text for text in map(html.unescape, re.findall(r">([^<]+)<", page)) if PROSE.search(text)]
+        assert [text for text in (text.strip(" ：\n") for text in left) if text not in own] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
