@@ -1,9 +1,13 @@
 """Seconds until a page of the dashboard is ready, on a home of 500 runs and on a run of 100,000 samples with 50 findings.
 
-Each page is opened in a process of its own, after what ``audit dashboard`` loads before it serves, and an empty page: the first opening
-reads the folders, the second finds them read. AppTest runs the script as the server does; a browser's drawing is not in it.
+First the script alone: each page is opened in a process of its own, after what ``audit dashboard`` loads before it serves, and an empty
+page: the first opening reads the folders, the second finds them read. AppTest runs the script as the server does.
 
-python benchmarks/dashboard.py [--runs 500] [--samples 100000] [--rounds 3] [--home DIR]
+Then what a reader waits for: ``audit dashboard`` and Chromium, from the address until the page is drawn and its script has ended. At the
+first opening the browser holds the files that Streamlit begins with, and the server has not read the folders. The page of an empty home
+is Streamlit's own start: what the others take beyond it is theirs.
+
+python benchmarks/dashboard.py [--runs 500] [--samples 100000] [--rounds 3] [--home DIR] [--only script|browser]
 """
 
 from __future__ import annotations
@@ -11,13 +15,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))  # the browser is driven as the tests drive it
 GOAL = 2.0
 """Seconds."""
 LARGE = """\
@@ -43,6 +50,15 @@ PAGES = {
     "run of many samples, what was measured": ("large", {"page": "run", "run": "large", "part": "measured"}),
     "two runs of many samples compared": ("large", {"page": "compare", "before": "large", "after": "twin"}),
 }
+SEEN = {
+    "an empty page (Streamlit's own start)": ("empty", "page=overview"),
+    "overview, many runs": ("many", "page=overview"),
+    "run of many samples": ("large", "page=run&run=large"),
+    "run of many samples, a finding": ("large", "page=run&run=large&finding=performance.classification/accuracy"),
+    "saliency of a run of many samples": ("large", "page=saliency&run=large"),
+    "two runs of many samples compared": ("large", "page=compare&before=large&after=twin"),
+}
+"""Pages in a browser."""
 OPEN = """
 import json, os, sys, time
 from dashboard.warm import warm
@@ -130,6 +146,55 @@ def opened(home: Path, query: dict[str, str], empty: Path) -> list[tuple[float, 
     return [(wall, processor) for wall, processor in json.loads(done.stdout.splitlines()[-1])]
 
 
+def drawn(home: Path, query: str, importable: Path) -> tuple[float, float]:
+    """Seconds in a browser until a page is drawn: a server's first opening, and the next by the same reader."""
+    from browsing import chromium, reading, serving, settled
+
+    taken = []
+    with serving(home, importable) as address, chromium() as browser, reading(browser, height=1040) as reader:
+        page = reader.new_page()
+        page.goto(
+            f"{address}/?page=nowhere&lang=zh_CN"
+        )  # the browser gets Streamlit's own files; of the home, the list alone
+        page.goto("about:blank")
+        for _ in range(2):
+            page = reader.new_page()
+            start = time.perf_counter()
+            page.goto(f"{address}/?{query}")
+            page.get_by_role("heading").first.wait_for()
+            settled(page)
+            taken.append(time.perf_counter() - start)
+            page.close()
+    return taken[0], taken[1]
+
+
+def by_script(root: Path, rounds: int) -> None:
+    """Print what each page's script takes."""
+    print(
+        f"{'median of ' + str(rounds):42} {'first: clock':>12} {'processor':>10} {'again: clock':>13} {'processor':>10}"
+    )
+    for name, (home, query) in PAGES.items():
+        taken = [opened(root / home, query, root / "empty") for _ in range(rounds)]
+        middle = [statistics.median(run[turn][which] for run in taken) for turn in (0, 1) for which in (0, 1)]
+        print(f"{name:42} {middle[0]:10.2f} s {middle[1]:8.2f} s {middle[2]:11.2f} s {middle[3]:8.2f} s")
+
+
+def in_browser(root: Path, rounds: int) -> None:
+    """Print what a reader waits for each page."""
+    from browsing import missing
+
+    if lacking := missing():
+        print(f"in a browser: not measured, for {lacking}")
+        return
+    print(f"{'in a browser, median of ' + str(rounds):42} {'first':>12} {'again':>12} {'beyond an empty page':>22}")
+    start = 0.0
+    for name, (home, query) in SEEN.items():
+        taken = [drawn(root / home, query, root) for _ in range(rounds)]
+        first, again = (statistics.median(run[turn] for run in taken) for turn in (0, 1))
+        start = start or again
+        print(f"{name:42} {first:10.2f} s {again:10.2f} s {again - start:20.2f} s", flush=True)
+
+
 def main() -> None:
     """Print each page's first and second opening."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -137,6 +202,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--home", type=Path, help="keep the homes here, and use those that are there")
+    parser.add_argument("--only", choices=("script", "browser"), help="one of the two tables")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = asked.home or Path(folder)
@@ -150,13 +216,10 @@ def main() -> None:
         print(
             f"{os.cpu_count()} cores, load {load:.1f}; {asked.runs} runs; {asked.samples:,} samples, {findings} findings; goal {GOAL:g} s"
         )
-        print(
-            f"{'median of ' + str(asked.rounds):42} {'first: clock':>12} {'processor':>10} {'again: clock':>13} {'processor':>10}"
-        )
-        for name, (home, query) in PAGES.items():
-            taken = [opened(root / home, query, root / "empty") for _ in range(asked.rounds)]
-            middle = [statistics.median(run[turn][which] for run in taken) for turn in (0, 1) for which in (0, 1)]
-            print(f"{name:42} {middle[0]:10.2f} s {middle[1]:8.2f} s {middle[2]:11.2f} s {middle[3]:8.2f} s")
+        if asked.only != "browser":
+            by_script(root, asked.rounds)
+        if asked.only != "script":
+            in_browser(root, asked.rounds)
 
 
 if __name__ == "__main__":
