@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from audit.report._told import told
 from audit.report._view import RunView
 from dashboard import links
 from dashboard.parts.markdown import plain
@@ -34,7 +35,7 @@ def run_with(family: str, title: str, absent: str) -> RunView | None:
         name = links.select("run", _("Run"), list(known), lambda name: stored.described(known[name]))
         view = stored.run(stored.home(), str(name))
         for problem in view.problems:
-            st.error(plain(problem), icon=":material/broken_image:")
+            st.error(plain(told(problem)), icon=":material/broken_image:")
         return view
     return None
 

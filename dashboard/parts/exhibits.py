@@ -11,6 +11,7 @@ from audit.finding import EvidenceRef
 from audit.numbers import show
 from audit.parameters import UserError
 from audit.report import _evidence
+from audit.report._told import told
 from audit.report._view import RunView
 from audit.report._words import clean
 from audit.run_folder import Evidence
@@ -32,11 +33,11 @@ def exhibit(view: RunView, ref: EvidenceRef, *, key: str) -> None:
         _draw(view, ref, evidence, key)
     except _evidence.DAMAGE as error:
         said = str(error) if isinstance(error, UserError) else f"{ref.path}: {type(error).__name__}: {error}"
-        st.error(plain(_("Cannot be shown: {problem}").format(problem=view.problem(said))))
+        st.error(plain(_("Cannot be shown: {problem}").format(problem=told(view.problem(said)))))
 
 
 def _draw(view: RunView, ref: EvidenceRef, evidence: Evidence, key: str) -> None:
-    name = clean(evidence.meta.get("title") or ref.path.rsplit("/", 1)[-1]).replace("_", " ")
+    name = told(clean(evidence.meta.get("title") or ref.path.rsplit("/", 1)[-1]).replace("_", " "))
     match ref.kind:
         case "attributions" | "adversarial":
             _page_link(view, ref, evidence)
@@ -81,12 +82,14 @@ def _curve(evidence: Evidence, name: str, key: str) -> None:
         evidence_charts.curve(
             columns,
             title=name,
-            x_label=str(meta.get("x_label") or "x"),
-            y_label=str(meta.get("y_label") or "y"),
+            x_label=told(str(meta.get("x_label") or "x")),
+            y_label=told(str(meta.get("y_label") or "y")),
             x_scale=str(meta.get("x_scale", "linear")),
             y_scale=str(meta.get("y_scale", "linear")),
         ),
-        plain(clean(meta.get("note") or _("The band is the interval at each point, where one was stored."))),
+        plain(
+            told(clean(meta.get("note") or "")) or _("The band is the interval at each point, where one was stored.")
+        ),
         key=key,
     )
 
@@ -119,5 +122,5 @@ def _table(evidence: Evidence, key: str) -> None:
 def _frame(header: Sequence[str], rows: Sequence[Sequence[Any]], key: str) -> None:
     import pandas as pd
 
-    frame = pd.DataFrame(list(rows), columns=[name.replace("_", " ") for name in header])
+    frame = pd.DataFrame(list(rows), columns=[told(name.replace("_", " ")) for name in header])
     st.dataframe(frame, hide_index=True, key=key)

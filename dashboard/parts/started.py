@@ -10,6 +10,7 @@ import streamlit as st
 
 from audit.numbers import show_seconds
 from audit.parameters import UserError
+from audit.report._told import told
 from dashboard import links
 from dashboard.parts.markdown import plain
 from dashboard.reading import stored
@@ -190,7 +191,7 @@ def _steps(one: Started, progress: Progress) -> None:
         here = state == "running" and step == progress.current
         sign = f"{ENDED[outcome.status]} {words[outcome.status]}" if outcome else f"▶ {_('running')}" if here else left
         seconds = show_seconds(took[step]) if step in took else "–"
-        rows.append({"step": step, "state": sign, "time": seconds, "said": outcome.message if outcome else ""})
+        rows.append({"step": step, "state": sign, "time": seconds, "said": told(outcome.message) if outcome else ""})
     columns = {
         "step": st.column_config.TextColumn(_("Step"), width="medium"),
         "state": st.column_config.TextColumn(_("State"), width="small"),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import streamlit as st
 
 from audit.numbers import show
+from audit.report import _told
 from audit.report._evidence import DAMAGE
 from audit.report._view import RunView
+from audit.run_folder import Evidence
 from dashboard import links
 from dashboard.drawing import charts, evidence_charts
 from dashboard.parts.markdown import plain
@@ -24,6 +27,20 @@ def pieces(view: RunView, model: str, kind: str, check: str) -> list[Piece]:
     return [piece for piece in evidence.pieces(view, kind, check) if piece.model == model]
 
 
+def each(view: RunView, found: Sequence[Piece], draw: Callable[[Piece, Evidence], None], problems: list[str]) -> None:
+    """Draw pieces of evidence; damage becomes a line among the problems, and the others still show."""
+    for piece in found:
+        evidence.safely(view, piece, partial(draw, piece), problems)
+
+
+def cautions(found: Sequence[Number]) -> None:
+    """What limits some numbers, each said once."""
+    said = list(dict.fromkeys(_told.told(caution) for one in found for caution in one.cautions))
+    if said:
+        with st.expander(_("What limits these numbers ({n})").format(n=len(said))):
+            st.html("".join(f"<p>{html.escape(caution)}</p>" for caution in said))
+
+
 def told(problems: Sequence[str]) -> None:
     """Damage, a line each."""
     for problem in dict.fromkeys(problems):
@@ -34,8 +51,8 @@ def status_line(view: RunView, one: Number) -> None:
     """A number in words with its status, what limits it, and the way to its finding."""
     status, finding = one.status, one.finding
     title = f", {_(finding.title)}" if finding and finding.title else ""
-    text = finding.message if finding else f"{one.metric.replace('_', ' ')} {show(one.value)}"
-    items = "".join(f"<li>{html.escape(caution)}</li>" for caution in one.cautions)
+    text = _told.told(finding.message) if finding else f"{one.metric.replace('_', ' ')} {show(one.value)}"
+    items = "".join(f"<li>{html.escape(_told.told(caution))}</li>" for caution in one.cautions)
     said = (
         f'<p><span class="tone {status}">{html.escape(status_sign(status))}</span> <b>{html.escape(one.named)}</b>{html.escape(title)}: '
         f"{html.escape(text)}</p>" + (f'<ul class="listed">{items}</ul>' if items else "")
@@ -58,7 +75,7 @@ def stored_curve(view: RunView, piece: Piece, title: str, good: str, problems: l
         columns = {name: stored.column(name) for name in stored.fields if name in ("x", "y", "low", "high", "series")}
         meta = stored.meta
         drawn = evidence_charts.curve(
-            columns, title=title, x_label=str(meta.get("x_label") or "x"), y_label=str(meta.get("y_label") or "y"),
+            columns, title=title, x_label=_told.told(str(meta.get("x_label") or "x")), y_label=_told.told(str(meta.get("y_label") or "y")),
             x_scale=str(meta.get("x_scale", "linear")), y_scale=str(meta.get("y_scale", "linear")),
         )  # fmt: skip
     except DAMAGE as error:

@@ -14,6 +14,7 @@ from audit.finding import EvidenceRef
 from audit.parameters import UserError
 from audit.report._attribution import AttributionReader, without_rounding
 from audit.report._evidence import DAMAGE, bounds_of, facts_of, fields_of
+from audit.report._told import told
 from audit.report._view import RunView
 from audit.report._words import clean, mapping
 from audit.run_folder import Evidence
@@ -74,8 +75,8 @@ def opened(view: RunView, piece: Piece, problems: list[str]) -> Evidence | None:
 
 def said(view: RunView, piece: Piece, error: Exception) -> str:
     """Damage in a line, without the folders of this machine."""
-    return view.local(
-        str(error) if isinstance(error, UserError) else f"{piece.ref.path}: {type(error).__name__}: {error}"
+    return told(
+        view.local(str(error) if isinstance(error, UserError) else f"{piece.ref.path}: {type(error).__name__}: {error}")
     )
 
 

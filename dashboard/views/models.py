@@ -15,6 +15,7 @@ from audit.names import available
 from audit.numbers import show_interval
 from audit.parameters import UserError
 from audit.registry.card import ModelCard
+from audit.report._told import told
 from audit.report._words import STATUS, VERDICTS, clean
 from dashboard import links
 from dashboard.drawing import theme
@@ -187,7 +188,7 @@ def _verdict(runs: Sequence[RunSummary]) -> None:
     run = runs[0]
     status = VERDICTS.get(run.word, VERDICTS["damaged"])[0]
     headline = verdict_word(run.word).split(" ", 1)[1]
-    said = (run.problem or run.sentence).removeprefix(f"{headline.lower()}: ")
+    said = told((run.problem or run.sentence).removeprefix("no verdict: "))
     st.html(
         f'<div class="verdict {status} small"><div class="sign" aria-hidden="true">{escape(STATUS[status].icon)}</div>'
         f'<div class="said"><p class="word">{escape(headline)}</p><p class="sentence">{escape(said)}</p></div></div>'
@@ -229,7 +230,7 @@ def _behaviour(card: ModelCard) -> list[tuple[str, str]]:
         (_("answers in"), _(card.output)),
         (_("input"), _input(card)),
         (_("preprocessing inside the model"), card.spec.preprocessing),
-        (_("an audit may use"), ", ".join(card.capabilities)),
+        (_("an audit may use"), _(", ").join(map(_, card.capabilities))),
         (_("rows it was trained on"), _("known by their ids") if card.members else _("not known")),
     ]
     return [(name, clean(value)) for name, value in rows if value]
