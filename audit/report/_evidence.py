@@ -335,7 +335,7 @@ def _cell(value: Any) -> str:
 def _confusion(evidence: Evidence) -> tuple[Matrix | None, Table | None]:
     import numpy as np
 
-    counts = np.asarray(evidence.row(0)["counts"])
+    counts = np.asarray(evidence.row(0)["counts"]).astype(np.int64)  # stored as small as they are, without a sign
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         raise ValueError(f"counts of shape {counts.shape} are no confusion matrix")
     given = list(_texts(evidence.meta.get("classes")))

@@ -108,6 +108,14 @@ def test_large_confusion_matrices_become_lists(
         assert block.table.rows[0] == ("0", "1", "3")
 
 
+def test_confusions_of_counts_without_a_sign_are_listed(block_of: Callable[..., Block]) -> None:
+    counts = np.eye(25, dtype=np.uint8)[None]
+    counts[0, 3, 7], counts[0, 4, 1] = 2, 9
+    block = block_of("confusion_matrix", ["all"], {"classes": [f"c{i}" for i in range(25)]}, counts=counts)
+    assert block.table is not None
+    assert block.table.rows == [("c4", "c1", "9"), ("c3", "c7", "2")]
+
+
 def test_absent_classes_of_a_large_matrix_are_left_out(block_of: Callable[..., Block]) -> None:
     counts = np.zeros((1, 1000, 1000), dtype=np.int64)
     counts[0, 3, 3], counts[0, 3, 700] = 5, 1
