@@ -23,6 +23,8 @@ RATES = (0.01, 0.001)
 FLOOR = 1e-4
 """No rate on logarithmic axes lies below it."""
 HEIGHT = 400
+BARS = 24
+"""Of the chart of batch sizes, at most."""
 SHARES = [a * 10.0**k for k in range(-4, 1) for a in (1, 3)]
 """Ticks of a logarithmic axis of shares."""
 
@@ -36,6 +38,11 @@ class Line:
     name: str
     fpr: NDArray[Any]
     tpr: NDArray[Any]
+
+    @property
+    def one_threshold(self) -> bool:
+        """Whether it is a single point between nobody and everybody: an attack that knows two scores."""
+        return len(self.fpr) == 3
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,39 @@ class Mark:
     decided: bool
 
 
-def roc(lines: Sequence[Line], marks: Sequence[Mark], *, title: str) -> charts.Drawn:
-    """ROC curves of several attacks, the members found at the rates that count marked on each with their intervals."""
+@dataclass(frozen=True)
+class Allowed:
+    """A claim (epsilon, delta), and with it how well members may be told at most."""
+
+    epsilon: float
+    delta: float
+
+    def most(self, fpr: NDArray[Any]) -> NDArray[Any]:
+        """The largest true positive rate at false positive rates ``(N,)``, on average over trainings.
+
+        Source: Kairouz et al. 2015, arXiv:1311.0776, theorem 2.1 (hypothesis testing under differential privacy).
+        """
+        import numpy as np
+
+        grown = math.exp(min(self.epsilon, 700.0))
+        bound: NDArray[Any] = np.minimum(grown * fpr + self.delta, 1 - (1 - self.delta - fpr) / grown)
+        return np.clip(bound, 0.0, 1.0)
+
+
+def roc(
+    lines: Sequence[Line],
+    marks: Sequence[Mark],
+    *,
+    title: str,
+    x_label: str = "",
+    y_label: str = "",
+    allowed: Allowed | None = None,
+) -> charts.Drawn:
+    """ROC curves of several attacks, the members found at the rates that count marked on each with their intervals.
+
+    Args:
+        allowed: a claim; a dotted line shows how far above chance it lets an attack come.
+    """
     import altair as alt
     import numpy as np
     import pandas as pd
@@ -64,31 +102,27 @@ def roc(lines: Sequence[Line], marks: Sequence[Mark], *, title: str) -> charts.D
     seen = [rate[rate > 0] for line in lines for rate in (line.fpr, line.tpr)]
     least = min((float(rates.min()) for rates in seen if rates.size), default=FLOOR)
     floor = max(FLOOR, min(least, *RATES) / 1.5)
-    chance = _("chance")
+    chance, most = _("chance"), _("most that the claim allows")
+    curves = [line for line in lines if not line.one_threshold]
     frames = [
         pd.DataFrame({"fpr": np.clip(x, floor, 1), "tpr": np.clip(y, floor, 1), "line": line.name})
-        for line in lines
+        for line in curves
         for x, y in [_from_the_edge(line.fpr, line.tpr, floor)]
     ]
-    diagonal = pd.DataFrame({"fpr": [floor, 1.0], "tpr": [floor, 1.0], "line": chance})
-    names = [*(line.name for line in lines), chance]
-    looks = charts.series_scale(names)
+    references = [pd.DataFrame({"fpr": [floor, 1.0], "tpr": [floor, 1.0], "line": chance})]
+    if allowed is not None:
+        x = np.geomspace(floor, 1, 200)
+        references.append(pd.DataFrame({"fpr": x, "tpr": np.clip(allowed.most(x), floor, 1), "line": most}))
     scale = alt.Scale(type="log", domain=[floor, 1], nice=False)
     axis = alt.Axis(values=[10.0**k for k in range(-4, 1)], format=".4~%")
-    legend = alt.Legend(
-        title=None,
-        orient="bottom",
-        columns=4,
-        labelLimit=260,
-        symbolType="stroke",
-        symbolSize=260,
-        symbolStrokeWidth=2.5,
-    )
-    scheme: alt.Scale = looks["color"]
-    color = alt.Color("line:N", scale=scheme, legend=legend)
+    looks = _with_references([line.name for line in lines], {chance: [4, 3]} | ({most: [1, 3]} if allowed else {}))
+    legend = charts.legend_of(looks["color"].domain, lines=True)
+    color = alt.Color("line:N", scale=looks["color"], legend=legend)
     encoded = {
-        "x": alt.X("fpr:Q", title=_("false positive rate: non-members called members"), scale=scale, axis=axis),
-        "y": alt.Y("tpr:Q", title=_("true positive rate: members found"), scale=scale, axis=axis),
+        "x": alt.X(
+            "fpr:Q", title=x_label or _("false positive rate: non-members called members"), scale=scale, axis=axis
+        ),
+        "y": alt.Y("tpr:Q", title=y_label or _("true positive rate: members found"), scale=scale, axis=axis),
         "color": color,
         "strokeDash": alt.StrokeDash("line:N", scale=looks["strokeDash"], legend=legend),
     }
@@ -99,14 +133,41 @@ def roc(lines: Sequence[Line], marks: Sequence[Mark], *, title: str) -> charts.D
         alt.Chart(rules).mark_text(color=palette["soft"], align="left", dx=4, fontSize=11, baseline="top").encode(
             x="fpr:Q", y=alt.value(4), text="told:N"
         ),
-        alt.Chart(diagonal).mark_line(strokeWidth=1).encode(**encoded),
+        alt.Chart(pd.concat(references)).mark_line(strokeWidth=1.5).encode(**encoded),
     ]  # fmt: skip
     if frames:
         layers.append(alt.Chart(pd.concat(frames)).mark_line(interpolate="step-after", strokeWidth=2).encode(**encoded))
+    single = [line for line in lines if line.one_threshold]
+    if single:
+        points = pd.DataFrame(
+            [
+                {"fpr": max(float(line.fpr[1]), floor), "tpr": max(float(line.tpr[1]), floor), "line": line.name}
+                for line in single
+            ]
+        )
+        layers.append(alt.Chart(points).mark_point(shape="diamond", filled=True, size=110, opacity=1).encode(
+            x="fpr:Q", y="tpr:Q", color=color, tooltip=[
+                alt.Tooltip("line:N", title=_("attack with one threshold")),
+                alt.Tooltip("fpr:Q", title=_("false positive rate"), format=".4~g"),
+                alt.Tooltip("tpr:Q", title=_("true positive rate"), format=".4~g"),
+            ]
+        ))  # fmt: skip
     shown = [mark for mark in marks if floor < mark.fpr]
     if shown:
-        layers += _marked(shown, floor, color, scheme)
+        layers += _marked(shown, floor, color, looks["color"])
     return alt.layer(*layers).properties(title=title, height=HEIGHT)
+
+
+def _with_references(names: Sequence[str], references: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Looks of some series and, grey and with dashes of their own, of the lines that they are held against."""
+    import altair as alt
+
+    own = charts.series_scale(list(names))
+    domain, soft = [*names, *references], theme.colours(theme.mode())["soft"]
+    return {
+        "color": alt.Scale(domain=domain, range=[*own["color"].range, *([soft] * len(references))]),
+        "strokeDash": alt.Scale(domain=domain, range=[*own["strokeDash"].range, *map(list, references.values())]),
+    }
 
 
 def _from_the_edge(x: NDArray[Any], y: NDArray[Any], floor: float) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -122,10 +183,12 @@ def _marked(marks: Sequence[Mark], floor: float, color: alt.Color, scheme: alt.S
     import altair as alt
     import pandas as pd
 
+    names = list(dict.fromkeys(mark.name for mark in marks))
+    beside = {name: 1.05 ** (2 * at - len(names) + 1) for at, name in enumerate(names)}  # intervals side by side
     frame = pd.DataFrame(
         [
             {
-                "line": mark.name, "fpr": mark.fpr, "tpr": max(mark.value, floor), "low": max(mark.low or floor, floor),
+                "line": mark.name, "fpr": mark.fpr * beside[mark.name], "tpr": max(mark.value, floor), "low": max(mark.low or floor, floor),
                 "high": max(mark.high if mark.high is not None else mark.value, floor), "rate": f"{100 * mark.fpr:g} %",
                 "shown": show(mark.value), "told": mark.told, "decides": _("yes") if mark.decided else _("no: too few non-members"),
                 "decided": mark.decided,
@@ -333,7 +396,7 @@ def frontier(
     scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
     axis = alt.Axis(format=".2~%", values=SHARES) if log else alt.Axis(format=".3~g", tickCount=5)
     y = alt.Y("value:Q", title=label, scale=scale, axis=axis)
-    legend = None if len(picks) == 1 else alt.Legend(title=None, orient="bottom", symbolStrokeWidth=0)
+    legend = None if len(picks) == 1 else alt.Legend(title=None, orient="bottom")
     base = alt.Chart(frame).encode(x=x, color=alt.Color("series:N", scale=looks["color"], legend=legend))
     tips = [
         alt.Tooltip("model:N", title=_("model")),
@@ -350,8 +413,9 @@ def frontier(
             y=y, strokeDash=alt.StrokeDash("series:N", scale=looks["strokeDash"], legend=None)
         ),
         base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title=label), y2="high:Q"),
-        base.mark_point(filled=True, size=80, opacity=1).encode(
-            y=y, shape=alt.Shape("series:N", scale=looks["shape"], legend=legend), tooltip=tips
+        base.mark_point(size=70, strokeWidth=2, opacity=1).encode(
+            y=y, shape=alt.Shape("series:N", scale=looks["shape"], legend=legend), tooltip=tips,
+            fill=alt.condition("datum.status == 'info'", "series:N", alt.value("transparent"), scale=looks["color"], legend=None),
         ),
     ]  # fmt: skip
     if chance is not None:
@@ -364,3 +428,39 @@ def frontier(
             ),
         ]  # fmt: skip
     return alt.layer(*layers).properties(title=title, height=320)
+
+
+def batches(
+    sizes: NDArray[Any], rates: Mapping[float, float], examples: int, *, title: str, label: str
+) -> charts.Drawn:
+    """Sizes of the batches ``(N,)`` that were drawn as bars, and as a line how many of each Poisson sampling lets expect.
+
+    Args:
+        rates: with which each example joined a batch, each with the share of the batches that it held for.
+        examples: that there are.
+    """
+    import altair as alt
+    import numpy as np
+    import pandas as pd
+    from scipy.special import bdtr
+
+    width = max(
+        1, -(-int(np.ptp(sizes)) // BARS)
+    )  # whole sizes: a bar that held more than its neighbour would look fuller
+    edges = np.arange(sizes.min() - 0.5, sizes.max() + width, width)
+    drawn = charts.histogram(
+        {"": sizes}, title=title, label=label, unit=_("examples"), bins=edges.tolist(), counted=_("batches")
+    )
+    low, high = (
+        end(examples * rate + side * 4 * math.sqrt(examples * rate * (1 - rate)) for rate in rates)
+        for end, side in ((min, -1), (max, 1))
+    )
+    first = edges[0] - width * max(0, math.ceil((edges[0] - low) / width))
+    at = np.arange(first, max(high, edges[-1]) + width, width)
+    grown = sum(
+        share * np.diff(bdtr(np.clip(np.floor(at), 0, examples), examples, rate)) for rate, share in rates.items()
+    )
+    frame = pd.DataFrame({"size": (at[:-1] + at[1:]) / 2, "expected": len(sizes) * grown})
+    ink = theme.colours(theme.mode())["ink"]
+    line = alt.Chart(frame).mark_line(color=ink, strokeDash=[5, 3], strokeWidth=2, interpolate="monotone")
+    return alt.layer(drawn, line.encode(x="size:Q", y="expected:Q")).properties(title=title)

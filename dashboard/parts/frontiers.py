@@ -18,9 +18,9 @@ from dashboard.reading.trainings import Found
 from dashboard.words import _, status_sign
 
 ACROSS = 2
-ROW_HEIGHT = 88  # Streamlit breaks lines in rows higher than 64
-WIDTH = 116
-"""Pixels of a number with its interval on two lines."""
+"""Charts side by side, where they are more than three."""
+MOST = 16
+"""Rows of the table that are seen without scrolling."""
 
 
 def show(found: Sequence[Found], digest: str) -> None:
@@ -63,10 +63,10 @@ def _picking(metric: str, attack: str | None = None, rate: str | None = None) ->
 
 
 def _charts(frontier: Frontier) -> None:
-    places = [st.columns(ACROSS, gap="large") for _row in range(2)]
-    slots = [slot for row in places for slot in row]
-    better_high = frontier.utility == "accuracy"
-    utility = _("accuracy on test rows") if better_high else _("root mean squared error on test rows")
+    drawn = 2 + len(frontier.rates) if frontier.attacks else 1
+    across = drawn if drawn <= 3 else ACROSS
+    slots = [slot for _row in range(-(-drawn // across)) for slot in st.columns(max(2, across), gap="large")]
+    better_high, utility = frontier.utility == "accuracy", _utility(frontier.utility)
     with slots[0]:
         charts.draw(
             privacy_charts.frontier(
@@ -103,45 +103,57 @@ def _charts(frontier: Frontier) -> None:
 
 
 def _table(frontier: Frontier) -> None:
-    """A row a model; numbers with their intervals, those that decide nothing said to."""
+    """A row a model and attack; numbers with their intervals, those that decide nothing said to."""
     runs = {run.name for run in stored.runs(stored.home())}
+    utility, last = _utility(frontier.utility), _("run")
     rows = []
     for point in frontier.points:
-        row = {
-            _("model"): point.model,
-            _("epsilon asked"): _("none") if point.epsilon is None else number(point.epsilon),
-            _("epsilon spent"): _("without privacy") if point.spent is None else number(point.spent),
-            _("sigma"): number(point.noise_multiplier) if point.noise_multiplier is not None else "–",
-            _("steps"): f"{point.steps:,}" if point.steps is not None else "–",
-        }
-        for one in point.numbers:
-            if one.metric == "advantage" or one.fpr not in (None, *frontier.rates):
-                continue
-            row[_named(one)] = _said(one)
-        row[_("run")] = links.address("privacy", run=point.run) if point.run in runs else None  # type: ignore[assignment]
-        rows.append(row)
+        numbers = [one for one in point.numbers if one.metric != "advantage" and one.fpr in (None, *frontier.rates)]
+        whole = next((_said(one) for one in numbers if one.attack is None and one.metric == frontier.utility), None)
+        for attack in frontier.attacks or [None]:
+            row = {
+                _("model"): point.model,
+                _("epsilon spent"): _("without privacy") if point.spent is None else number(point.spent),
+                utility: whole,
+                _("attack"): attack,
+                **{_named(one): _said(one) for one in numbers if one.attack == attack and attack is not None},
+                last: links.address("privacy", run=point.run) if point.run in runs else None,
+                _("sigma"): number(point.noise_multiplier) if point.noise_multiplier is not None else "–",
+                _("steps"): f"{point.steps:,}" if point.steps is not None else "–",
+                _("epsilon asked"): _("none") if point.epsilon is None else number(point.epsilon),
+            }
+            rows.append(row)
     frame = pd.DataFrame(rows)
-    last = _("run")
-    ordered = [name for name in frame.columns if name != last] + ([last] if frame[last].notna().any() else [])
+    widths = {_("model"): 138, _("epsilon spent"): 108, utility: 168, _("attack"): 112, "AUC": 168, last: 46}
     st.dataframe(
-        frame[ordered],
+        frame.loc[:, frame.notna().any()],
         hide_index=True,
         key="frontier-table",
-        row_height=ROW_HEIGHT,
-        height=40 + ROW_HEIGHT * len(rows),
-        column_config={_named(n): st.column_config.TextColumn(width=WIDTH) for p in frontier.points for n in p.numbers}
-        | {last: st.column_config.LinkColumn(last, display_text=_("open"))},
+        height=38 + 35 * min(len(rows), MOST),
+        column_config={name: st.column_config.TextColumn(width=width) for name, width in widths.items()}
+        | {last: st.column_config.LinkColumn(last, display_text=_("open"), width=widths[last])},
     )
+    if any(
+        one.status == "inconclusive" for point in frontier.points for one in point.numbers if one.fpr in frontier.rates
+    ):
+        st.caption(
+            _(
+                "A hollow mark, and “?” in the table: too few non-members for so small a rate; the number decides nothing."
+            )
+        )
+
+
+def _utility(metric: str) -> str:
+    return _("accuracy on test rows") if metric == "accuracy" else _("root mean squared error on test rows")
 
 
 def _named(one: Number) -> str:
-    if one.attack is None:
-        return one.metric
-    rate = f" {100 * float(one.fpr):g} %" if one.fpr is not None else ""
-    return f"{one.metric.replace('_at_fpr', ' @')}{rate}, {one.attack}"
+    """A membership number as a column: the area, or what is found at a rate."""
+    if one.fpr is None:
+        return "AUC"
+    return _("found at {rate} false positives").format(rate=f"{100 * float(one.fpr):g} %")
 
 
 def _said(one: Number) -> str:
-    interval = show_interval(one.low, one.high)
-    doubt = "" if one.status == "info" else f" {status_sign(one.status)}"
-    return f"{number(one.value)} ({interval}){doubt}"
+    doubt = {"info": "", "inconclusive": " ?"}.get(one.status, f" {status_sign(one.status)}")
+    return f"{number(one.value)} ({show_interval(one.low, one.high)}){doubt}"

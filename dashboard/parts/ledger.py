@@ -10,6 +10,7 @@ import streamlit as st
 
 from audit.numbers import show as number
 from audit.parameters import UserError
+from audit.report._told import told
 from dashboard.drawing import charts, privacy_charts
 from dashboard.parts import opened
 from dashboard.parts.markdown import plain
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 Fact = tuple[str, str]
 DIGITS = 16
 """Of a digest, shown where its whole length says nothing more."""
-BARS = 24
-"""Of the chart of batch sizes, at most."""
 
 
 def show(record: TrainingRecord, cautions: Sequence[str] | None) -> None:
@@ -35,9 +34,9 @@ def show(record: TrainingRecord, cautions: Sequence[str] | None) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         st.html(opened.facts(_("Promised and spent"), _budget(record)))
-        st.html(opened.facts(_("Mechanism"), _mechanism(record)))
-    with right:
         st.html(opened.facts(_("Trust in it"), _trust(record)))
+    with right:
+        st.html(opened.facts(_("Mechanism"), _mechanism(record)))
         _cautions(cautions)
     _stretches(record)
     _batches(record)
@@ -124,7 +123,7 @@ def _cautions(cautions: Sequence[str] | None) -> None:
         st.caption(_("No stored audit held this ledger against its claim: privacy.dp_accounting does."))
     elif cautions:
         st.html(opened.facts(_("What the audit found in it"), []).split("<p>")[0])
-        st.html(opened.listed([(caution, "") for caution in cautions]))
+        st.html(opened.listed([(told(caution), "") for caution in cautions]))
     else:
         st.caption(_("The audit found nothing in it that contradicts its own accounting."))
 
@@ -151,20 +150,17 @@ def _batches(record: TrainingRecord) -> None:
 
     if not record.batch_sizes or all(stretch.sampling_rate == 1 for stretch in record.stretches):
         return  # nothing was sampled
-    expected = record.stretches[0].sampling_rate * record.dataset_size
-    sizes = np.asarray(record.batch_sizes, dtype=float)
-    width = max(
-        1, -(-int(np.ptp(sizes)) // BARS)
-    )  # whole sizes: a bar that held more of them than its neighbour would look fuller
-    edges = np.arange(sizes.min() - 0.5, sizes.max() + width, width).tolist()
+    rates: dict[float, float] = {}
+    for stretch in record.stretches:
+        rates[stretch.sampling_rate] = rates.get(stretch.sampling_rate, 0.0) + stretch.steps / record.steps
+    mean = record.dataset_size * sum(rate * share for rate, share in rates.items())
     charts.draw(
-        charts.histogram(
-            {_("batches"): sizes}, title=_("Sizes of the batches that were drawn"), label=_("batch size"), unit=_("examples"),
-            marked=expected, bins=edges, counted=_("batches"),
+        privacy_charts.batches(
+            np.asarray(record.batch_sizes, dtype=float), rates, record.dataset_size,
+            title=_("Sizes of the batches that were drawn"), label=_("batch size"),
         ),
-        _("Good: a hill around the dashed line, the mean that the sampling rate promises ({mean}); one single bar is no Poisson sample.").format(
-            mean=number(float(f"{expected:.4g}"))
-        ),
+        _("Good: bars that follow the dashed line, what coins of the promised rate give (on average {mean} examples); one single bar is no "
+          "Poisson sample.").format(mean=number(float(f"{mean:.4g}"))),
         key="batch-sizes",
     )  # fmt: skip
 

@@ -10,10 +10,12 @@ import streamlit as st
 
 from audit.finding import Finding, Status
 from audit.parameters import UserError
+from audit.report._told import told
 from audit.report._view import RunView
 from audit.report._words import ACCESS, clean, part_of
 from dashboard import links
-from dashboard.parts import choosing, frontiers, leaks, ledger
+from dashboard.drawing.privacy_charts import Allowed
+from dashboard.parts import budget, choosing, frontiers, leaks, ledger, membership
 from dashboard.parts.markdown import plain
 from dashboard.reading import stored, trainings
 from dashboard.reading.measured import Number, numbers
@@ -27,13 +29,13 @@ LINES = 12
 """Of the table at the top, before it scrolls."""
 WIDTHS = {
     "status": 112,
-    "check": 150,
-    "metric": 300,
-    "value": 62,
-    "interval": 138,
-    "n": 46,
-    "required": 66,
-    "access": 102,
+    "check": 146,
+    "metric": 262,
+    "value": 82,
+    "interval": 156,
+    "n": 50,
+    "required": 62,
+    "access": 94,
 }
 """Pixels of its columns."""
 
@@ -93,10 +95,10 @@ def _parts(
     digest = str(facts.get("digest", ""))
     told = bool(facts.get("ledger")) or trainings.folder_of(stored.home(), facts) is not None
     known: dict[str, tuple[bool, Callable[[], None]]] = {
-        "membership": ("membership_inference" in checks, lambda: leaks.membership(view, model, measured)),
-        "budget": (bool(checks & {"dp_accounting", "dp_audit"}), lambda: leaks.budget(view, model, measured, _claim(facts, measured))),
+        "membership": ("membership_inference" in checks, lambda: membership.membership(view, model, measured)),
+        "budget": (bool(checks & {"dp_accounting", "dp_audit"}), lambda: budget.budget(view, model, measured, _claim(facts, measured))),
         "training": (told, lambda: _training(facts, measured)),
-        "records": (leaks.has_records(view, model), lambda: leaks.records(view, model, measured)),
+        "records": (membership.has_records(view, model), lambda: membership.records(view, model, measured)),
         "attributes": ("attribute_inference" in checks, lambda: leaks.attributes(view, model, measured)),
         "inversion": ("model_inversion" in checks, lambda: leaks.inversion(view, model, measured)),
         "memorisation": ("memorisation" in checks, lambda: leaks.memorisation(view, model, measured)),
@@ -151,6 +153,10 @@ def _summary(measured: Sequence[Number]) -> None:
 
 def _title_of(one: Number) -> str:
     """What was measured, and of which part."""
+    if one.metric == "tpr_at_fpr" and "fpr" in one.dims:
+        found = _("members found at {rate} false positives").format(rate=f"{100 * float(one.dims['fpr']):g} %")
+        rest = ", ".join(f"{k} {v}" for k, v in {**one.dims, **one.cell}.items() if k != "fpr")
+        return f"{found} ({rest})" if rest else found
     title = _(one.finding.title if one.finding and one.finding.title else one.metric.replace("_", " "))
     part = part_of(one.finding) if one.finding else ", ".join(f"{k} {v}" for k, v in {**one.dims, **one.cell}.items())
     return f"{title} ({part})" if part else title
@@ -164,7 +170,7 @@ def _unmeasured(view: RunView, model: str) -> None:
             absent.setdefault(finding.step, finding)
     items = "".join(
         f'<li><span class="tone {one.status}">{html.escape(status_sign(one.status))}</span> <b>{html.escape(step.removeprefix(FAMILY))}</b>: '
-        f"{html.escape(one.message)}</li>"
+        f"{html.escape(told(one.message))}</li>"
         for step, one in absent.items()
     )
     if items:
@@ -183,19 +189,21 @@ def _record(facts: Mapping[str, Any]) -> TrainingRecord | None:
         return None
 
 
-def _claim(facts: Mapping[str, Any], measured: Sequence[Number]) -> float | None:
-    """Epsilon as it was claimed: by the scenario where it brings a claim of its own, else by the ledger."""
+def _claim(facts: Mapping[str, Any], measured: Sequence[Number]) -> Allowed | None:
+    """What was claimed: by the scenario where it brings a claim of its own, else by the ledger."""
+    record = _record(facts)
+    delta = record.target_delta if record is not None else 0.0
     for one in measured:
         given = (one.finding.params if one.finding else {}).get("claim")
         if isinstance(given, Mapping) and isinstance(given.get("epsilon"), (int, float)):
-            return float(given["epsilon"])
-    record = _record(facts)
+            own = given.get("delta")
+            return Allowed(float(given["epsilon"]), float(own) if isinstance(own, (int, float)) else delta)
     if record is not None and record.claim is not None:
-        return record.claim.epsilon
+        return Allowed(record.claim.epsilon, record.target_delta)
     bounds = {(one.step, one.metric): one.value for one in measured if one.check.endswith("dp_audit") and not one.dims}
     for (step, metric), value in bounds.items():
         if metric == "epsilon_lower_bound" and (step, "excess") in bounds:
-            return value - bounds[step, "excess"]
+            return Allowed(value - bounds[step, "excess"], delta)
     return None
 
 

@@ -18,6 +18,7 @@ from drawn import charts, html
 from toys import audited, digits, trained_cnn
 
 from audit.engine import run
+from audit.numbers import show
 from audit.privacy.blind_control import BlindAuc
 from audit.privacy.frontier_table import Frontier, read_frontier
 from audit.privacy.history import read_history
@@ -211,7 +212,7 @@ def test_the_table_holds_the_stored_numbers_the_control_first(here, opened):
     assert control["value"] == value(here, "audited", "blind_auc").value
     found = table[table["check"] == "membership_inference"]["metric"].tolist()
     assert found[0] == "AUC of inputs alone (control)"
-    rare = shown["membership_inference", "members found at a false positive rate (fpr 0.001)"]
+    rare = shown["membership_inference", "members found at 0.1 % false positives"]
     assert rare["status"] == "? decides nothing"
     assert shown["dp_accounting", "recomputed minus claimed epsilon"]["required"] == "<= 0"
     assert shown["dp_audit", "epsilon shown minus claimed"]["access"] == "white box"
@@ -223,12 +224,15 @@ def test_curves_of_every_attack_with_the_rates_that_count_marked(here, opened):
     lines = next(
         s for s in sets if {"fpr", "tpr", "line"} <= set(s[0]) and "rate" not in s[0] and s[0]["line"] != "chance"
     )
-    assert {row["line"] for row in lines} == {"loss", "class_threshold", "label_gap"}
+    assert {row["line"] for row in lines} == {"loss", "class_threshold"}
+    (single,) = (s for s in sets if {row.get("line") for row in s} == {"label_gap"})
+    assert len(single) == 1, "an attack with one threshold is a point, not a curve"
     assert min(min(row["fpr"], row["tpr"]) for row in lines) > 0, "a logarithmic axis knows no zero"
     marks = {(row["line"], row["rate"]): row for row in rows(sets, "rate", "decides")}
     assert set(marks) == {(a, r) for a in ("loss", "class_threshold") for r in ("1 %", "0.1 %")}
     stored_ = value(here, "audited", "tpr_at_fpr", attack="loss", fpr="0.01")
     assert marks["loss", "1 %"]["tpr"] == max(stored_.value, min(row["fpr"] for row in lines))
+    assert marks["loss", "1 %"]["fpr"] < marks["class_threshold", "1 %"]["fpr"], "intervals lie side by side"
     assert not marks["loss", "0.1 %"]["decided"]
     evidence = Run(here / "runs" / "audited").evidence(
         next(ref for ref, _ in stored.run(here, "audited").evidence if ref.path.endswith("roc-loss"))
@@ -265,6 +269,8 @@ def test_claimed_computed_and_proven_epsilon_are_those_stored(here, opened):
     points = next(s for s in sets if "kind" in s[0] and "ceiling" not in s[0])
     computed = {row["name"]: row["epsilon"] for row in points}
     assert computed["Rényi (RDP)"] == value(here, "audited", "epsilon", accountant="rdp").value
+    canaries = charts(app)["Canaries told by their scores: dp_audit"]
+    assert "most that the claim allows" in {row["line"] for found in canaries for row in found if "line" in row}
     bounds = {row["name"]: row for row in rows(sets, "ceiling", "epsilon")}
     assert bounds["dp_audit"]["epsilon"] == value(here, "audited", "epsilon_lower_bound").value
     assert bounds["dp_audit"]["ceiling"] == value(here, "audited", "ceiling").value
@@ -365,6 +371,10 @@ def test_the_frontier_holds_every_model_with_its_interval(here, opened):
     assert drawn["soft-eps-5@1"]["x"] == pytest.approx(frontier.points[0].spent)
     table = next(frame.value for frame in app.dataframe if "epsilon spent" in frame.value)
     assert table["model"].tolist() == [point.model for point in frontier.points]
+    assert table["attack"].tolist() == ["loss"] * len(frontier.points)
+    area = frontier.points[0].number("auc", "loss")
+    assert area is not None
+    assert table["AUC"][0].startswith(f"{show(area.value)} (")
     assert table["run"].str.contains("privacy\\?run=").all()
     assert "Choosing by this table costs privacy" in app.warning[0].value
 
@@ -425,6 +435,8 @@ def every_chart(home: Path) -> Iterator[alt.TopLevelMixin]:
     mark = privacy_charts.Mark("loss", 0.01, 0.0, None, None, "n = 3", False)
     yield privacy_charts.roc([line], [mark], title="t")
     yield privacy_charts.roc([], [], title="t")
+    yield privacy_charts.roc([line], [mark], title="t", allowed=privacy_charts.Allowed(1.0, 1e-5))
+    yield privacy_charts.batches(np.array([90.0, 110.0]), {0.1: 1.0}, 1000, title="t", label="l")
     shown = privacy_charts.Shown("audit", 1.0, 2.0, "told")
     yield privacy_charts.budget(3.0, {"RDP": 2.0}, [shown], title="t")
     yield privacy_charts.budget(None, {}, [shown], title="t")
@@ -441,6 +453,23 @@ def every_chart(home: Path) -> Iterator[alt.TopLevelMixin]:
         )
     moments = read_history(home / "trainings" / "soft-frontier" / "eps-5")
     yield privacy_charts.over_steps(moments, lambda m: m.epsilon, title="t", label="l", claim=5.0)
+
+
+def test_what_a_claim_allows_is_the_region_of_hypothesis_testing():
+    allowed = privacy_charts.Allowed(1.0, 0.01)
+    fpr = np.array([0.0, 0.1, 0.5, 1.0])
+    expected = [0.01, 0.1 * np.e + 0.01, 1 - (0.99 - 0.5) / np.e, 1.0]
+    np.testing.assert_allclose(allowed.most(fpr), expected)
+    np.testing.assert_allclose(privacy_charts.Allowed(0.0, 0.0).most(fpr), fpr, atol=1e-12)
+
+
+def test_expected_batches_are_the_binomial_counts(monkeypatch):
+    monkeypatch.setattr("dashboard.drawing.theme.mode", lambda: "light")
+    sizes = np.random.default_rng(0).binomial(1000, 0.1, size=400).astype(float)
+    drawn = privacy_charts.batches(sizes, {0.1: 1.0}, 1000, title="t", label="l")
+    line = drawn.layer[1].data
+    assert line["expected"].sum() == pytest.approx(400, rel=1e-3)
+    assert (line["size"] * line["expected"]).sum() / 400 == pytest.approx(100, rel=1e-2)
 
 
 def test_every_chart_meets_the_schema(trained, monkeypatch):
