@@ -153,10 +153,9 @@ def drawn(home: Path, query: str, importable: Path) -> tuple[float, float]:
     taken = []
     with serving(home, importable) as address, chromium() as browser, reading(browser, height=1040) as reader:
         page = reader.new_page()
-        page.goto(
-            f"{address}/?page=nowhere&lang=zh_CN"
-        )  # the browser gets Streamlit's own files; of the home, the list alone
-        page.goto("about:blank")
+        page.route_web_socket(re.compile("/_stcore/stream"), lambda _: None)  # no script runs, no folder is read
+        page.goto(address, wait_until="networkidle")
+        page.close()
         for _ in range(2):
             page = reader.new_page()
             start = time.perf_counter()
