@@ -126,7 +126,9 @@ def confusion(cells: Sequence[tuple[str, str, int, float]], classes: Sequence[st
     frame["right"] = frame["true"] == frame["predicted"]
     palette = theme.colours(theme.mode())
     base = alt.Chart(frame).encode(
-        x=alt.X("predicted:N", title=_("predicted class"), sort=list(classes), axis=alt.Axis(labelAngle=0)),
+        x=alt.X(
+            "predicted:N", title=_("predicted class"), sort=list(classes), axis=alt.Axis(labelAngle=0, labelFlush=False)
+        ),
         y=alt.Y("true:N", title=_("true class"), sort=list(classes), axis=alt.Axis(labelFlush=False)),
         tooltip=[
             alt.Tooltip("true:N", title=_("true class")),

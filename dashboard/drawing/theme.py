@@ -115,6 +115,7 @@ _RULES = """
 .verdict.small { padding: 10px 14px; border-left-width: 7px; } .verdict.small .head { gap: 12px; }
 .verdict.small .sign { width: 34px; height: 34px; line-height: 34px; font-size: 20px; }
 .verdict.small .word { font-size: 19px; } .verdict.small .sentence { font-size: 14.5px; }
+.stHtml p.tally a { color: var(--tone); text-decoration: none; } .stHtml p.tally a:hover { text-decoration: underline; }
 .stHtml p.tally { display: flex; flex-wrap: wrap; gap: 4px 22px; margin: 0; font-variant-numeric: tabular-nums; }
 .stHtml h3.opened { font-size: 1.35rem; margin: 0 0 4px; padding: 0; scroll-margin-top: 72px; }
 .stHtml img.gate { width: 360px; max-width: 100%; margin: 4px 0 0; }

@@ -10,6 +10,7 @@ import streamlit as st
 
 from audit.finding import Finding, Status
 from audit.report._gate_line import gate_line
+from audit.report._told import told
 from audit.report._view import RunView
 from audit.report._words import STATUS
 from dashboard import links
@@ -58,7 +59,7 @@ def _reason(view: RunView, finding: Finding) -> str:
         picture = pictures.svg_address(drawing, theme.gate_style(finding.status))
         numbers = _("{measured}, required {required}").format(measured=gates.said(finding), required=finding.required)
         return f'<div>{named}<img src="{picture}" alt=""><span>{escape(numbers)}</span></div>'
-    return f'<div>{named}<span class="wide">{escape(finding.message)}</span></div>'
+    return f'<div>{named}<span class="wide">{escape(told(finding.message))}</span></div>'
 
 
 def _absent(view: RunView) -> str:
@@ -71,7 +72,7 @@ def _absent(view: RunView) -> str:
     ]
     if not named:
         return ""
-    return f'<p class="soft">{escape(_("Not tested: {subjects}.").format(subjects=", ".join(named)))}</p>'
+    return f'<p class="soft">{escape(_("Not tested: {subjects}.").format(subjects=_(", ").join(named)))}</p>'
 
 
 def _first(subjects: Sequence[str]) -> list[str]:

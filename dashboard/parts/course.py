@@ -13,9 +13,10 @@ import streamlit as st
 from audit.finding import Finding, Status
 from audit.language import spoken
 from audit.numbers import show as number
-from audit.report._words import STATUS, by_weight, gate_of, interval_of, part_of
+from audit.report._words import STATUS, by_weight, gate_of, interval_of
 from dashboard import links
 from dashboard.drawing import theme
+from dashboard.parts import gates
 from dashboard.reading import stored
 from dashboard.reading.stored import RunSummary
 from dashboard.words import _, status_sign
@@ -104,8 +105,7 @@ def _courses(runs: Sequence[RunSummary]) -> dict[str, Course]:
 
 
 def _title(finding: Finding) -> str:
-    part = f" ({part_of(finding)})" if finding.dims else ""
-    return f"{_(finding.title or finding.check)}{part}\n{finding.step}"
+    return f"{gates.named(finding)}\n{finding.step}"
 
 
 def _spec(name: str, points: Course) -> dict[str, Any]:
@@ -136,7 +136,9 @@ def _drawing(mode: theme.Mode, language: str) -> dict[str, Any]:
 
     palette = theme.colours(mode)
     statuses = [str(status) for status in SHAPES]
-    x = alt.X("version:N", sort=None, title=_("version"), axis=alt.Axis(labelAngle=0, labelOverlap=True))
+    x = alt.X(
+        "version:N", sort=None, title=_("version"), axis=alt.Axis(labelAngle=0, labelOverlap=True, labelFlush=False)
+    )
     y = alt.Y("value:Q", scale=alt.Scale(zero=False), axis=alt.Axis(format=".4~g"))
     color = alt.Color("tone:N", scale=alt.Scale(domain=statuses, range=[palette[s] for s in statuses]), legend=None)
     shape = alt.Shape("tone:N", scale=alt.Scale(domain=statuses, range=list(SHAPES.values())), legend=None)

@@ -10,6 +10,7 @@ import streamlit as st
 from audit.finding import Bound, Finding
 from audit.report._about import about
 from audit.report._gate_line import gate_line
+from audit.report._told import told
 from audit.report._view import RunView
 from audit.report._words import interval_of, level_of, meaning_of, n_of, plain_value, threat_rows, value_of
 from dashboard import links
@@ -29,7 +30,7 @@ def show(view: RunView, finding: Finding) -> None:
     """Draw a finding with everything that stands behind it, and bring it into sight where it is another than before."""
     st.html(
         f'<h3 class="opened"><span class="tone {finding.status}">{escape(status_sign(finding.status))}</span> '
-        f"{escape(gates.named(finding))}</h3><p>{escape(finding.message)}</p>{_drawn(finding)}"
+        f"{escape(gates.named(finding))}</h3><p>{escape(told(finding.message))}</p>{_drawn(finding)}"
     )
     _ways_on(view, finding)
     left, right = st.columns([3, 2], gap="large")
@@ -88,17 +89,20 @@ def _threat(finding: Finding) -> list[Fact]:
 
 
 def _explained(finding: Finding) -> str:
-    told = about(finding.check)
+    known = about(finding.check)
+    blind = _(known.blind_spots)
     lines = [
-        (_("What it means"), " ".join(part for part in (_(meaning_of(finding)), told.summary) if part)),
-        *((_("Caution"), caution) for caution in finding.cautions),
-        (_("What to do"), finding.remedy or told.remedy if finding.status not in ("pass", "info") else ""),
+        (_("What it means"), " ".join(part for part in (meaning_of(finding), _(known.summary)) if part)),
+        *((_("Caution"), told(caution)) for caution in finding.cautions),
+        (_("What to do"), told(finding.remedy) or _(known.remedy) if finding.status not in ("pass", "info") else ""),
         (_("Waiver"), _waiver(finding)),
-        (_("What it cannot see"), told.blind_spots[:1].upper() + told.blind_spots[1:]),
-        (_("Source"), told.source),
-        (_("Asked for by"), ", ".join(told.controls)),
+        (_("What it cannot see"), blind[:1].upper() + blind[1:]),
+        (_("Source"), known.source),
+        (_("Asked for by"), _(", ").join(known.controls)),
     ]
-    return "".join(f"<p><b>{escape(name)}.</b> {escape(text)}</p>" for name, text in lines if text)
+    return "".join(
+        f"<p><b>{escape(_('{name}.').format(name=name))}</b> {escape(text)}</p>" for name, text in lines if text
+    )
 
 
 def _waiver(finding: Finding) -> str:

@@ -12,6 +12,7 @@ import streamlit as st
 from audit.finding import Finding, Status
 from audit.names import available
 from audit.numbers import show_seconds
+from audit.report._told import told
 from audit.report._words import STATUS, VERDICTS, value_of
 from dashboard import links
 from dashboard.drawing import theme
@@ -49,7 +50,7 @@ def show() -> None:
     if not found:
         _how_to_start(str(home))
         return
-    _told(found)
+    _tally(found)
     _damage([summary for summary in found if summary.problem])
     chosen = _filtered(found)
     if chosen:
@@ -73,14 +74,15 @@ def _how_to_start(home: str) -> None:
     )
 
 
-def _told(found: Sequence[RunSummary]) -> None:
+def _tally(found: Sequence[RunSummary]) -> None:
     models = {model.name for summary in found for model in summary.models}
     runs = ngettext("{n} run", "{n} runs", len(found)).format(n=f"{len(found):,}")
     named = ngettext("of {n} model", "of {n} models", len(models)).format(n=f"{len(models):,}")
     st.caption(f"{runs} {named}")
     counts = Counter(summary.word for summary in found)
     words = "".join(
-        f'<span><span class="tone {status}">{escape(verdict_word(word))}</span> {counts[word]:,}</span>'
+        f'<a class="tone {status}" href="{escape(links.address("overview", verdict=word))}" target="_self">'
+        f"{escape(verdict_word(word))} <b>{counts[word]:,}</b></a>"
         for word, (status, _headline) in VERDICTS.items()
         if counts[word]
     )
@@ -89,7 +91,7 @@ def _told(found: Sequence[RunSummary]) -> None:
 
 def _damage(broken: Sequence[RunSummary]) -> None:
     if broken:
-        lines = "\n".join(f"- {plain(summary.name)}: {plain(summary.problem)}" for summary in broken)
+        lines = "\n".join(f"- {plain(summary.name)}: {plain(told(summary.problem))}" for summary in broken)
         st.error(f"{_('Damaged run folders; the others open as ever:')}\n\n{lines}", icon=":material/broken_image:")
 
 
@@ -169,14 +171,14 @@ def _tested(summary: RunSummary, known: Mapping[str, Sequence[str]]) -> tuple[st
     absent = _absent([_(family) for family, n in ran.items() if n], [_(family) for family, n in ran.items() if not n])
     left = sum(len(known[family]) - n for family, n in ran.items() if n)
     more = [ngettext("{n} more check", "{n} more checks", left).format(n=left)] * bool(left)
-    return ", ".join(tested), ", ".join(absent + more)
+    return _(", ").join(tested), _(", ").join(absent + more)
 
 
 def _absent(tested: Sequence[str], absent: Sequence[str]) -> list[str]:
     """Families without a check that ran, in few words where they are most."""
     if len(absent) <= NAMED:
         return list(absent)
-    return [_("all but {tested}").format(tested=", ".join(tested)) if tested else _("all families")]
+    return [_("all but {tested}").format(tested=_(", ").join(tested)) if tested else _("all families")]
 
 
 def _row(summary: RunSummary, known: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -202,19 +204,19 @@ def _models(summary: RunSummary) -> str:
     """The models of a run; of many the first and how many more there are."""
     names = [model.shown for model in summary.models]
     if len(names) <= SEVERAL:
-        return ", ".join(names)
+        return _(", ").join(names)
     return _("{named} and {n} more").format(named=names[0], n=len(names) - 1)
 
 
 def _lines(*parts: str) -> str:
-    return ", ".join(part for part in parts if part)
+    return _(", ").join(part for part in parts if part)
 
 
 def _why(summary: RunSummary) -> str:
     """What decided the verdict, in a line."""
     found = reasons.against(summary)
     if not found:
-        return summary.problem or summary.sentence
+        return told(summary.problem or summary.sentence)
     first, more = _reason(found[0]), len(found) - 1
     return _("{reason}, and {n} more").format(reason=first, n=more) if more else first
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable, Sequence
+from html import escape
 
 import streamlit as st
 
@@ -14,6 +15,7 @@ from audit.numbers import show_seconds
 from audit.report import render, renderer
 from audit.report._coverage import HEADINGS
 from audit.report._measured import MAX_ROWS, Cell, Grid, grids, lines
+from audit.report._told import told
 from audit.report._view import RunView
 from audit.report.html import facts as manifest_facts
 from dashboard import links
@@ -30,6 +32,8 @@ FORMATS = {
     "sarif": "application/json",
     "markdown": "text/markdown",
 }
+LINE = 40
+"""Characters that a line of a list is worth beside its text, where columns are to be equally high."""
 PARTS = ("gates", "not_tested", "measured", "evidence", "manifest")
 
 
@@ -49,7 +53,11 @@ def show() -> None:
     with choice:
         name = str(
             links.select(
-                "run", _("Run"), list(known), lambda name: stored.described(known[name]), forgets=("finding", "step")
+                "run",
+                _("Run"),
+                list(known),
+                lambda name: stored.described(known[name]),
+                forgets=("finding", "step", "grid"),
             )
         )
     view = stored.run(stored.home(), name)
@@ -60,7 +68,7 @@ def show() -> None:
     _facts(view, known[name])
     banner.show(view)
     for problem in view.problems:
-        st.error(plain(problem), icon=":material/broken_image:")
+        st.error(plain(told(problem)), icon=":material/broken_image:")
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         part = links.select("part", _("Part"), PARTS, _part_name, segmented=True)
         with st.popover(_("Download"), icon=":material/download:"):
@@ -188,19 +196,27 @@ def _filtered(found: Sequence[Finding]) -> list[Finding]:
 def _not_tested(view: RunView) -> None:
     st.subheader(_("What was not tested"))
     st.write(_("A pass says nothing about any of this."))
-    groups = [(heading, [gap for gap in view.not_tested if gap.kind == kind]) for kind, heading in HEADINGS.items()]
-    columns = st.columns(2, gap="large")
-    for i, (heading, found) in enumerate((h, g) for h, g in groups if g):
-        with columns[i % 2]:
+    columns, heights = st.columns(2, gap="large"), [0, 0]
+    for kind, heading in HEADINGS.items():
+        found = [(gap.subject, gap.text) for gap in view.not_tested if gap.kind == kind]
+        if not found:
+            continue
+        shorter = heights.index(min(heights))
+        heights[shorter] += sum(len(subject) + len(text) + LINE for subject, text in found)
+        with columns[shorter]:
             st.markdown(f"**{_(heading)}**")
-            st.html(opened.listed([(gap.subject, gap.text) for gap in found]))
+            said = {text for _subject, text in found}
+            if len(found) > 1 and len(said) == 1:  # one sentence for all of them
+                st.html(f"<p>{escape(said.pop())}</p>{opened.listed([(subject, '') for subject, _text in found])}")
+            else:
+                st.html(opened.listed(found))
 
 
 def _measured(view: RunView) -> None:
     import pandas as pd
 
     st.subheader(_("Measured") if view.findings else _("Measured, not judged"))
-    undivided = lines(view)
+    undivided, divided = lines(view), {grid.title: grid for grid in grids(view)}
     if undivided:
         rows = [
             {_("Check"): line.step, _("Metric"): line.title, _("Measured"): _said(line.cell), _("95 % interval"): line.cell.interval or "–", "n": line.cell.n}
@@ -208,22 +224,23 @@ def _measured(view: RunView) -> None:
         ]  # fmt: skip
         st.markdown(f"**{_('Overall numbers without a gate')}**")
         st.dataframe(pd.DataFrame(rows), hide_index=True, key="undivided")
-    for i, grid in enumerate(grids(view)):
-        st.markdown(f"**{plain(grid.title)}**")
-        st.dataframe(pd.DataFrame(_grid_rows(grid)), hide_index=True, key=f"grid-{i}")
+    if divided:
+        st.markdown(f"**{_('Numbers by part')}**")
+        grid = divided[str(links.select("grid", _("Check and part"), list(divided)))]
+        st.dataframe(pd.DataFrame(_grid_rows(grid)), hide_index=True, key="grid")
         if len(grid.rows) > MAX_ROWS:
             st.caption(
                 _("{n} of {all} rows are shown; the JSON report holds all.").format(
                     n=MAX_ROWS, all=f"{len(grid.rows):,}"
                 )
             )
-    if not undivided and not grids(view):
+    if not undivided and not divided:
         st.info(_("Every number of this run has a gate."))
 
 
 def _grid_rows(grid: Grid) -> list[dict[str, str]]:
     return [
-        dict(zip(grid.keys, parts, strict=True))
+        dict(zip(grid.heads, parts, strict=True))
         | {column: _said(cells[column], interval=True) if column in cells else "–" for column in grid.columns}
         for parts, cells in grid.shown
     ]
