@@ -69,6 +69,8 @@ def test_an_audit_runs_to_its_end_without_whoever_started_it(home: Path) -> None
     assert progress.current is None
     assert progress.measured == sum(record.measurement is not None for record in Run(one.run_path).recorded)
     assert "PASS" in one.log().upper()
+    assert list(one.now().took) == progress.steps
+    assert all(0 <= seconds <= one.seconds for seconds in one.now().took.values())
     assert audits.every(home)[0] == one
 
 
@@ -88,6 +90,11 @@ def test_a_running_audit_is_followed_and_stopped(home: Path, monkeypatch: pytest
         "robustness.evasion",
         "completed",
     )
+    until(lambda: one.now().total > 0)
+    now = one.now()
+    assert (now.step, "pgd" in now.what, now.done <= now.total) == ("robustness.evasion", True, True)
+    assert now.since <= time.time()
+    assert "performance.classification" in now.took
     assert not one.cancelled
     one.stop()
     until(lambda: not one.alive)
@@ -102,8 +109,22 @@ def test_one_that_will_not_stop_is_ended_at_once(home: Path) -> None:
     one.stop(at_once=True)
     until(lambda: not one.alive)
     assert one.cancelled
-    assert one.state == "failed"  # before it had a run folder
+    assert one.state == "interrupted"  # before it had a run folder
     assert one.log() == ""
+
+
+def test_one_that_somebody_kills_is_interrupted_and_another_goes_on(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOODY_SECONDS", "0.03")
+    killed, other = audits.start(home, SLOW, model="digits@1"), audits.start(home, QUICK)
+    until(lambda: killed.state == "running")
+    os.kill(int(killed.facts["process"]), signal.SIGKILL)
+    until(lambda: not killed.alive)
+    assert (killed.state, killed.cancelled) == ("interrupted", False)
+    until(lambda: not other.alive)
+    assert other.state == "finished"
+    assert killed.name != other.name
 
 
 def test_one_that_cannot_start_says_why(home: Path) -> None:
@@ -119,6 +140,25 @@ def test_a_wrong_scenario_starts_nothing(home: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'samples'"):
         audits.start(home, QUICK.replace("samples", "sampels"))
     assert audits.every(home) == before
+
+
+def test_a_home_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "audits").write_text("a file where the folder belongs")
+    with pytest.raises(UserError, match="cannot be made: Not a directory"):
+        audits.start(tmp_path, QUICK)
+    assert audits.every(tmp_path) == []
+
+
+def test_facts_that_are_damaged_hide_no_audit(home: Path) -> None:
+    one = audits.every(home)[0]
+    kept = (one.path / audits.FACTS).read_bytes()
+    (one.path / audits.FACTS).write_text("{")
+    try:
+        assert (one.started, one.seconds) == (None, None)
+        with pytest.raises(UserError, match=r"audit\.json cannot be read"):
+            _ = one.facts
+    finally:
+        (one.path / audits.FACTS).write_bytes(kept)
 
 
 def test_names_are_those_of_folders_here(home: Path, tmp_path: Path) -> None:
