@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import streamlit as st
@@ -25,9 +24,11 @@ def draw(found: Sequence[Moved], scene: Scene) -> None:
     """Every stored attack on a row, those that change the answer first."""
     target = OWN
     if any(len(one.after) > 1 for one in found):
+        # Of two classes, one's map is all but the other's with its signs turned round.
+        usual = SAME if len(scene.classes) == 2 else OWN
         said = {OWN: _("for the class it is taken for"), SAME: _("for the class of the original")}
         st.caption(_("The attacked input is explained"))
-        target = str(links.select("shifted", _("The attacked input is explained"), (OWN, SAME), lambda t: said[t], segmented=True))  # fmt: skip
+        target = str(links.select("shifted", _("The attacked input is explained"), (OWN, SAME), lambda t: said[t], default=usual, segmented=True))  # fmt: skip
     for one in sorted(found, key=lambda one: not one.changed):
         after = one.after[-1] if target == SAME else one.after[0]
         _heading(one, scene)
@@ -79,6 +80,7 @@ def _titles(before: Map, after: Map, scene: Scene) -> tuple[str, str]:
 
 def _images(before: Map, after: Map, scene: Scene) -> None:
     """Inputs above their maps: the original left, the attacked right, between them what sets them apart."""
+    st.html(f"<h4>{html.escape(before.label)}</h4>")
     first, second = (summed(one.row["values"]) for one in (before, after))
     limit = scene.look.limit(first, second)
     bounds = explained.bounds_of(before)
@@ -142,16 +144,18 @@ def _tables(before: Map, after: Map, scene: Scene) -> None:
         f"{name} = {old}" if old == new else f"{name} = {old} → {new}"
         for name, old, new in zip(names, cells, changed, strict=True)
     ]
-    values: list[Any] = [scene.look.of(one.row["values"]).ravel() for one in (before, after)]
+    turned = [old != new for old, new in zip(cells, changed, strict=True)]
+    first, second = (scene.look.of(one.row["values"]).ravel() for one in (before, after))
     charts.draw(
         paired.paired_bars(
-            written, values[0], values[1], _titles(before, after, scene),
+            written, first, second, _titles(before, after, scene), turned,
             title=_("What each feature contributes, before and after"), label=_("contribution"),
         ),
         _("Features with the largest contributions come first; an arrow stands where the attack changed the value."),
         key=f"paired-{before.series.piece.step}-{after.series.piece.name}",
     )  # fmt: skip
-    _facts(before, after, _largest(before, after))
+    count = _("{n} of {all}").format(n=sum(turned), all=len(turned))
+    _facts(before, after, [(_("features changed"), count)])
 
 
 def _others(before: Map, after: Map, scene: Scene) -> None:

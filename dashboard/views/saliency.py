@@ -220,8 +220,9 @@ def _heading(view: RunView, rows: Rows, at: int, classes: Sequence[str]) -> None
 def _live(view: RunView, series: MapSeries, at: int) -> None:
     """A way to explain this very sample for any class, by any explainer."""
     if links.offered("live"):
+        told = _("Explain another class live") if series.reader.classes else _("Explain it live by any explainer")
         links.link(
-            _("Explain another class live"), "live", icon=":material/experiment:", model=_ref(view, series.piece.model),
+            told, "live", icon=":material/experiment:", model=_ref(view, series.piece.model),
             run=view.run.name, evidence=series.piece.ref.path, sample=series.evidence.ids[at],
         )  # fmt: skip
 
@@ -258,6 +259,10 @@ def _of_evidence(maps: Maps, labels: list[str]) -> list[str]:
 
 def _under_attack(maps: Maps, chosen: str, scene: Scene) -> None:
     """What the attacks of the run made of the sample, where they stored maps."""
+    if (
+        not maps.attacked and _form(maps) == "text"
+    ):  # words have no neighbours within eps, and no check attacks their maps
+        return
     st.subheader(_("Original and attacked, with both maps"))
     if found := maps.moved(chosen):
         under_attack.draw(found, scene)

@@ -25,7 +25,7 @@ from audit.model import AuditedModel, Field, InputSpec, implied
 from audit.report._images import palette, summed
 from audit.run_folder import Run
 from audit.scenario import parse
-from dashboard.drawing import pictures
+from dashboard.drawing import paired, pictures
 from dashboard.reading import evidence, stored
 
 IMAGES = """\
@@ -45,6 +45,7 @@ checks:
   - robustness.evasion: {attacks: [{pgd: {steps: 5}}], norm: linf, eps: 2, samples: 24}
 """
 SHIFT = "name: shift\nmodel: toy\ndata: {source: given}\nseed: 3\nchecks:\n  - explanation.adversarial_shift: {explainer: EXPLAINER, attack: {pgd: {steps: 5}}, eps: 1, samples: 12, noise_draws: 1, random_sets: 2}\n"
+BEFORE_AND_AFTER = "What each feature contributes, before and after"
 ONE = "name: one\nmodel: toy\ndata: {source: given}\nseed: 3\nchecks:\n  - explanation.faithfulness: {explainer: EXPLAINER, samples: 12, keep: 12, steps: 4, random_orders: 2}\n"
 
 
@@ -420,15 +421,29 @@ def test_a_series_under_attack_is_two_lines_on_one_scale(there, seen):
 
 
 def test_a_table_under_attack_is_bars_in_pairs(there, seen):
+    """Of two classes the same one is explained before and after, unless the reader asks for the other."""
     sample, moved = broken_sample(there, "table-attacked")
-    app = seen(run="table-attacked", sample=sample)
-    rows = next(iter(next(c for c in charts(app) if c.get("title") == "What each feature contributes, before and after")["datasets"].values()))  # fmt: skip
-    assert len(rows) == 2 * 3
-    for side, one in (("original", moved.before), ("attacked", moved.after[0])):
-        shown = {row["name"][0]: row["amount"] for row in rows if side in row["of"]}
-        np.testing.assert_allclose([shown[name] for name in "abi"], one.row["values"], rtol=1e-6)
-    named = {row["name"] for row in rows}
-    assert any(name.startswith("a = ") and "→" in name for name in named)
+    for query, after in (({}, moved.after[1]), ({"shifted": "own"}, moved.after[0])):
+        drawn = next(c for c in charts(seen(run="table-attacked", sample=sample, **query)) if c.get("title") == BEFORE_AND_AFTER)  # fmt: skip
+        rows = next(iter(drawn["datasets"].values()))
+        assert len(rows) == 2 * 3
+        for side, one in (("original", moved.before), ("attacked", after)):
+            shown = {row["name"][0]: row["amount"] for row in rows if side in row["of"]}
+            np.testing.assert_allclose([shown[name] for name in "abi"], one.row["values"], rtol=1e-6)
+        assert any(row["name"].startswith("a = ") and "→" in row["name"] for row in rows)
+
+
+def test_a_feature_that_was_changed_is_never_left_out(monkeypatch):
+    monkeypatch.setattr("dashboard.drawing.charts.MOST_FEATURES", 2)
+    values = np.array([3.0, 2.0, 1.0, 0.5])
+    drawn = paired.paired_bars(
+        list("abcd"), values, values, ("before", "after"), [False, False, True, True], title="", label=""
+    )
+    assert list(drawn.data["name"].unique()) == ["c", "d"]
+    more = paired.paired_bars(
+        list("abcd"), values, values, ("before", "after"), [False, False, False, True], title="", label=""
+    )
+    assert list(more.data["name"].unique()) == ["a", "d"]
 
 
 def test_a_sample_can_be_explained_live_for_any_class(there, seen):
