@@ -77,8 +77,25 @@ MOST_POINTS = 300
 """Rows that a chart draws as points, evenly taken."""
 
 
+def reach(amounts: Sequence[float], base: float, score: float | None) -> tuple[float, float]:
+    """Between which values a waterfall's bars lie."""
+    import numpy as np
+
+    values = np.nan_to_num(np.asarray(amounts, dtype=float))
+    ends = base + np.cumsum([0.0, *values[np.argsort(-np.abs(values), kind="stable")]])
+    ends = np.append(ends, ends[-1] if score is None else score)
+    return float(ends.min()), float(ends.max())
+
+
 def waterfall(
-    names: Sequence[str], amounts: Sequence[float], base: float, score: float | None, *, title: str, label: str
+    names: Sequence[str],
+    amounts: Sequence[float],
+    base: float,
+    score: float | None,
+    *,
+    title: str,
+    label: str,
+    within: tuple[float, float] | None = None,
 ) -> Drawn:
     """From the base value to the score of one row, contribution by contribution, the largest first.
 
@@ -86,6 +103,7 @@ def waterfall(
         names: each feature with its value.
         score: of the model itself; None where it is not known: then the sum stands there.
         label: what the axis counts, with its unit.
+        within: ends of the axis, where several waterfalls share one.
     """
     import altair as alt
     import numpy as np
@@ -115,7 +133,8 @@ def waterfall(
     )
     sort = [_("base value"), *(name for name, _amount in steps), _("score")]
     y = alt.Y("name:N", sort=sort, title=None, axis=alt.Axis(labelLimit=280))
-    x = alt.X("start:Q", title=label, scale=alt.Scale(zero=False))
+    domain: Any = alt.Undefined if within is None else list(within)
+    x = alt.X("start:Q", title=label, scale=alt.Scale(zero=False, domain=domain))
     frame = pd.DataFrame(rows, columns=["place", "name", "start", "end", "amount", "sign"])
     palette = theme.colours(theme.mode())
     told = [

@@ -220,20 +220,28 @@ def tables(found: Sequence[Map], scene: Scene) -> None:
                 gallery.facts(known_of(one))
 
 
-def waterfall(one: Map, scene: Scene, title: str, *, key: str) -> None:
-    """One row's contributions, from the base value to the score."""
+def waterfall(one: Map, scene: Scene, title: str, *, key: str, within: tuple[float, float] | None = None) -> None:
+    """One row's contributions, from the base value to the score.
+
+    Args:
+        within: ends of the axis, where several share one.
+    """
     names, cells = one.series.reader.columns(one.row["x"])
-    values = scene.look.of(one.row["values"]).ravel()
-    base = float(one.row["base_value"]) if "base_value" in one.row else 0.0
-    score = float(one.row["score"]) if "score" in one.row and scene.look.part == "signed" else None
     charts.draw(
         charts.waterfall(
-            [f"{name} = {cell}" for name, cell in zip(names, cells, strict=True)], values.tolist(), base, score, title=title,
-            label=_("score of {target}").format(target=scene.name_of(one.target)) if scene.classes else _("value"),
+            [f"{name} = {cell}" for name, cell in zip(names, cells, strict=True)], *steps(one, scene), title=title,
+            label=_("score of {target}").format(target=scene.name_of(one.target)) if scene.classes else _("value"), within=within,
         ),
         _("Good: the bars reach from the base value to the score, and the longest are reasons that hold up."),
         key=key,
     )  # fmt: skip
+
+
+def steps(one: Map, scene: Scene) -> tuple[list[float], float, float | None]:
+    """A waterfall's contributions, where it starts, and where it ends if that is known."""
+    base = float(one.row["base_value"]) if "base_value" in one.row else 0.0
+    score = float(one.row["score"]) if "score" in one.row and scene.look.part == "signed" else None
+    return scene.look.of(one.row["values"]).ravel().tolist(), base, score
 
 
 # --- what is known of a map --------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ from dashboard.words import _
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MARGIN = 0.05
+"""Beside the bars of waterfalls, as a share of their reach."""
 CHANNELS = 2
 """Channels of a series that are drawn: those that contribute most."""
 
@@ -118,10 +120,17 @@ def _series(shift: Shift, scene: Scene) -> None:
 
 
 def _tables(shift: Shift, scene: Scene) -> None:
-    """Waterfalls on the way to the same class, and to the new one where there are more than two."""
+    """Waterfalls on the way to the same class on one axis, and to the new one where there are more than two."""
+    ends = [charts.reach(*explained.steps(one, scene)) for one in (shift.before, shift.after)]
+    low, high = min(first for first, _last in ends), max(last for _first, last in ends)
+    margin = MARGIN * (high - low)
+    shared = (low - margin, high + 2 * margin)  # the numbers stand to the right of the bars
     drawn = shift.maps if len(scene.classes) > 2 else shift.maps[:2]
     for start in range(0, len(drawn), 2):
         for column, one in zip(st.columns(2, gap="large"), drawn[start : start + 2], strict=False):
             with column:
-                explained.waterfall(one, scene, shift.said(one, scene), key=f"shift-{one.label}-{drawn.index(one)}")
+                explained.waterfall(
+                    one, scene, shift.said(one, scene), key=f"shift-{one.label}-{drawn.index(one)}",
+                    within=None if one is shift.own else shared,
+                )  # fmt: skip
     st.caption(_("Good: what tips the answer is what was changed, and the other contributions stay as they were."))

@@ -328,8 +328,8 @@ def _map(asking: Asking, name: str, target: str | None, given: Mapping[str, Any]
         return None
     if reply.facts["quick"] and given is None:
         st.caption(
-            _("To answer soon, {explainer} looks at no more than {n} points here ({method}); its own error says how far off that leaves it.").format(
-                explainer=plain(name), n=reply.facts["quick"], method=plain(reply.facts["method"])
+            _("To answer soon, {explainer} goes less far here than in an audit ({method}); its own error says how far off that leaves it.").format(
+                explainer=plain(name), method=plain(reply.facts["method"])
             )
         )  # fmt: skip
     return _drawn(asking.card, reply, name)
@@ -381,7 +381,9 @@ def _attack(asking: Asking, explainers: Sequence[str], look: Look) -> None:
     card = asking.card
     known = attacks_on(card)
     if not known:
-        st.caption(_("No attack fits this model: within eps it takes an input of numbers with declared bounds."))
+        st.caption(
+            _("No attack fits this model: attacks within eps change numbers between bounds that the model's input declares, and this one declares none.")
+        )  # fmt: skip
         return
     columns = st.columns([2, 1, 3])
     with columns[0]:
@@ -396,13 +398,16 @@ def _attack(asking: Asking, explainers: Sequence[str], look: Look) -> None:
     if reply is None:
         return
     broken = bool(reply.facts["broken"]) and (not nearest or reply.facts["size"] <= float(eps or 0) * (1 + ROUNDING))
-    _outcome(asking, name, reply, broken)
+    if broken:
+        _broken_line(asking, reply)
+    else:
+        _withstood_line(name, reply, f"{shown(eps)}{_unit(card)}" if eps is not None else "")
     if nearest:
         _nearest(asking, name, reply, float(eps or 0.0))
     elif eps is not None:
         _tried(desk().earlier(asked, "eps"), _unit(card))
     if broken:
-        _broken(asking, name, reply, explainers, look)
+        _example(asking, name, reply, explainers, look)
 
 
 def _unit(card: ModelCard) -> str:
@@ -440,27 +445,32 @@ def _bounded(card: ModelCard, name: str, attack: type[Attack], columns: Any) -> 
     return name, norm, eps
 
 
-def _outcome(asking: Asking, name: str, reply: Answered, broken: bool) -> None:
-    """Whether the answer held, and what asking cost."""
-    facts = reply.facts
-    spent = ngettext("{n} query, {seconds} s", "{n} queries, {seconds} s", facts["queries"]).format(
-        n=f"{facts['queries']:,}", seconds=charts.short(reply.seconds, 2)
+def _spent(reply: Answered) -> str:
+    """What asking cost."""
+    queries = int(reply.facts["queries"])
+    return ngettext("{n} query, {seconds} s", "{n} queries, {seconds} s", queries).format(
+        n=f"{queries:,}", seconds=charts.short(reply.seconds, 2)
     )
-    if not broken:
-        said = _("withstood: {attack} found no other answer than {answer} ({spent})").format(
-            attack=name, answer=facts["answer"], spent=spent
-        )
-        st.html(f'<p class="chosen tone pass">✓ {html.escape(said)}</p>')
-        st.caption(
-            _("That this attack found nothing is no proof that there is nothing: try a stronger one, or more eps.")
-        )
-        return
-    row = Evidence(reply.folder / facts["example"]).row(0)
+
+
+def _withstood_line(name: str, reply: Answered, eps: str) -> None:
+    about = {"attack": name, "eps": eps, "answer": reply.facts["answer"], "spent": _spent(reply)}
+    said = (
+        _("withstood: within eps {eps}, {attack} found no other answer than {answer} ({spent})").format(**about)
+        if eps
+        else _("withstood: {attack} found no other answer than {answer} ({spent})").format(**about)
+    )
+    st.html(f'<p class="chosen tone pass">✓ {html.escape(said)}</p>')
+    st.caption(_("That this attack found nothing is no proof that there is nothing: try a stronger one, or more eps."))
+
+
+def _broken_line(asking: Asking, reply: Answered) -> None:
+    row = Evidence(reply.folder / reply.facts["example"]).row(0)
     before, after = (named(row[key], asking.classes) for key in ("prediction", "adversarial_prediction"))
-    said = _("broken: {before} → {after} ({spent})").format(before=before, after=after, spent=spent)
+    said = _("broken: {before} → {after} ({spent})").format(before=before, after=after, spent=_spent(reply))
     st.html(f'<p class="chosen tone fail">✗ {html.escape(said)}</p>')
-    if facts["constraints"]:
-        st.caption(plain(told(facts["constraints"])))
+    if reply.facts["constraints"]:
+        st.caption(plain(told(reply.facts["constraints"])))
 
 
 def _nearest(asking: Asking, name: str, reply: Answered, eps: float) -> None:
@@ -470,7 +480,7 @@ def _nearest(asking: Asking, name: str, reply: Answered, eps: float) -> None:
         st.caption(_("{attack} found no other answer at any distance.").format(attack=plain(name)))
     elif size > eps * (1 + ROUNDING):
         st.caption(
-            _("The nearest other answer that {attack} found is {size}{unit} away, beyond eps: a larger eps shows it.").format(
+            _("The nearest other answer that {attack} found is {size}{unit} away: from that eps on it is shown.").format(
                 attack=plain(name), size=charts.short(size), unit=plain(unit)
             )
         )  # fmt: skip
@@ -494,7 +504,7 @@ def _tried(found: Sequence[tuple[float, Answered]], unit: str) -> None:
     )  # fmt: skip
 
 
-def _broken(asking: Asking, name: str, reply: Answered, explainers: Sequence[str], look: Look) -> None:
+def _example(asking: Asking, name: str, reply: Answered, explainers: Sequence[str], look: Look) -> None:
     """The original, the change and the result, and what the explainers say of each."""
     card, path = asking.card, reply.facts["example"]
     evidence = Evidence(reply.folder / path)

@@ -188,7 +188,7 @@ def _explained(
     ((row, meta),) = rows[0]
     writer = EvidenceWriter(out, out / "map", meta.pop("kind"), meta)
     writer.append(chosen.batch.ids, **{key: [value] for key, value in row.items() if key not in ("id", "method")})
-    return {"path": writer.ref.path, "method": str(row["method"]), "quick": quick}
+    return {"path": writer.ref.path, "method": str(row["method"]), "quick": quick is not None}
 
 
 # --- attack ------------------------------------------------------------------------------------------------------
