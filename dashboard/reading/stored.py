@@ -15,7 +15,7 @@ from typing import Any
 from audit.finding import Finding
 from audit.parameters import UserError
 from audit.report._view import RunView
-from audit.report._words import clean, mapping
+from audit.report._words import VERDICTS, clean, mapping
 from audit.run_folder import Run
 from audit.stored import audit_home
 from dashboard.words import verdict_word
@@ -23,6 +23,8 @@ from dashboard.words import verdict_word
 SUMMARIES = 4096
 VIEWS = 8
 """How many are kept in memory."""
+LONGEST = 500
+"""Characters of a name in a list."""
 MANY = 1_000_000_000
 """More findings than any run has."""
 WATCHED = ("manifest.json", "findings.jsonl", "measurements.jsonl", "timings.json", "scenario.yaml")
@@ -149,25 +151,28 @@ def _summary(path: Path, stamp: Stamp) -> RunSummary:
     told = stored.manifest
     started, ended = (_time(told.get(key)) for key in ("started", "ended"))
     concluded = mapping(told.get("verdict"))
-    word, problem = stored.state if stored.state != "finished" else str(concluded.get("word")), ""
-    if stored.state == "finished" and (problem := _damage(path, told)):
-        word = "damaged"
+    word, problem = str(stored.state), ""
+    if word == "finished":
+        problem = _damage(path, told, concluded)
+        word = "damaged" if problem else str(concluded["word"])
     return RunSummary(
         path=path,
         word=word,
-        scenario=clean(told.get("scenario", "")),
-        sentence="" if problem else clean(concluded.get("sentence", "")),
+        scenario=_brief(told.get("scenario", "")),
+        sentence="" if problem else _brief(concluded.get("sentence", "")),
         models=tuple(_model(ref, facts) for ref, facts in mapping(told.get("models")).items()),
         counts={} if problem else _counts(concluded.get("counts")),
-        checks=tuple(map(clean, checks)) if isinstance(checks := told.get("checks"), list) else (),
+        checks=tuple(map(_brief, checks)) if isinstance(checks := told.get("checks"), list) else (),
         started=started,
-        seconds=(ended - started).total_seconds() if started and ended else None,
+        seconds=(ended - started).total_seconds() if started and ended and started <= ended else None,
         problem=problem,
     )
 
 
-def _damage(path: Path, manifest: Mapping[str, Any]) -> str:
-    """Whether a finished run's findings are not as long as they were written; opening the run looks closer."""
+def _damage(path: Path, manifest: Mapping[str, Any], concluded: Mapping[str, Any]) -> str:
+    """What is wrong with a finished run as far as its manifest and the length of its findings tell; opening it looks closer."""
+    if concluded.get("word") not in list(VERDICTS):
+        return "manifest.json names no verdict that this version knows"
     try:
         size = (path / "findings.jsonl").stat().st_size
     except OSError:
@@ -190,6 +195,12 @@ def _counts(stored: Any) -> dict[str, int]:
     return {clean(k): n for k, n in mapping(stored).items() if isinstance(n, int) and 0 < n < MANY}
 
 
+def _brief(text: Any) -> str:
+    """A text as a list has room for it, whatever a damaged folder holds."""
+    said = clean(text)
+    return said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
+
+
 def _without_folder(text: str, path: Path) -> str:
     return clean(text.replace(f"{path}/", "").replace(str(path), path.name))
 
@@ -199,18 +210,19 @@ def _model(ref: str, facts: Any) -> ModelName:
     version = known.get("version")
     return ModelName(
         clean(ref),
-        clean(known.get("name") or ref),
+        _brief(known.get("name") or ref),
         version if isinstance(version, int) else None,
         str(known.get("digest", "")),
     )
 
 
 def _time(text: Any) -> datetime.datetime | None:
+    """A stored time in UTC; None where it is none."""
     try:
         found = datetime.datetime.fromisoformat(str(text))
-    except ValueError:
+        return found.astimezone(datetime.UTC) if found.tzinfo else found.replace(tzinfo=datetime.UTC)
+    except (ValueError, OverflowError):
         return None
-    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
 
 
 def gates(summary: RunSummary) -> tuple[Finding, ...]:
