@@ -501,7 +501,9 @@ def dots(
     ]
     domain = _ends_around(around, ends, share) if around is not None else ends_of_shares(max(ends)) if share else None
     scale = alt.Scale(domain=domain) if domain else alt.Scale(type="log") if log else alt.Scale(zero=True)
-    axis = alt.Axis(format="~%", tickCount=8) if share and around is None else alt.Axis(tickCount=8)
+    axis = alt.Axis(format="~%", tickCount=8) if share else alt.Axis(tickCount=8)
+    if around is not None and domain:
+        axis = alt.Axis(values=_ticks_around(around, domain[1] - around))
     base = alt.Chart(frame).encode(
         y=alt.Y("line:N", sort=lines, title=None, axis=alt.Axis(labelLimit=260, labelFlush=False)),
         color=alt.Color("group:N", scale=looks["color"], sort=groups, legend=legend),
@@ -533,6 +535,16 @@ def ends_of_shares(largest: float) -> list[float]:
     import math
 
     return [0.0, 1.0 if largest > 0.5 else min(1.0, math.ceil(20 * largest + 0.5) / 20)]
+
+
+def _ticks_around(middle: float, reach: float) -> list[float]:
+    """Round numbers on both sides of `middle`, which is one of them."""
+    import math
+
+    decade = 10.0 ** math.floor(math.log10(reach))
+    step = next(part * decade for part in (0.2, 0.5, 1, 2, 5) if reach / (part * decade) <= 3)
+    several = math.floor(reach / step)
+    return [round(middle + at * step, 12) for at in range(-several, several + 1)]
 
 
 def _ends_around(middle: float, ends: Sequence[float], share: bool) -> list[float]:

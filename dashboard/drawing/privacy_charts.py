@@ -390,13 +390,13 @@ def frontier(
     x = alt.X(
         "x:Q",
         title=_("epsilon spent, at delta {delta}").format(delta=f"{found.delta:g}"),
-        scale=alt.Scale(type="log", domain=[left, right * 1.9], nice=False),
+        scale=alt.Scale(type="log", domain=[left, right * 2.6], nice=False),
         axis=alt.Axis(values=ticks, labelExpr=named, labelOverlap=False),
     )
     scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
     axis = alt.Axis(format=".2~%", values=SHARES) if log else alt.Axis(format=".3~g", tickCount=5)
     y = alt.Y("value:Q", title=label, scale=scale, axis=axis)
-    legend = None if len(picks) == 1 else alt.Legend(title=None, orient="bottom")
+    legend = None if len(picks) == 1 else alt.Legend(title=None, orient="bottom", symbolDash=[1, 0])
     base = alt.Chart(frame).encode(x=x, color=alt.Color("series:N", scale=looks["color"], legend=legend))
     tips = [
         alt.Tooltip("model:N", title=_("model")),

@@ -57,8 +57,8 @@ def budget(view: RunView, model: str, measured: Sequence[Number], claimed: Allow
                 x_label=_("false positive rate: canaries left out that are called trained on"), y_label=_("true positive rate: canaries found"),
                 allowed=claimed,
             ),
-            _("Good: the line lies near the diagonal of chance, and below the dotted line: on average over trainings no attack can pass it where "
-              "the claim is true.") if claimed else
+            _("Good: the line lies near the diagonal of chance, and below the dotted line: on average over trainings no attack passes it where "
+              "the claim is true; at the far left, where few canaries count, a line may cross it by chance.") if claimed else
             _("Good: the line lies near the diagonal; how far above it a training may go is what its epsilon says."),
             key=f"canaries-{piece.ref.path}",
         )  # fmt: skip

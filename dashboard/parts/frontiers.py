@@ -94,7 +94,7 @@ def _charts(frontier: Frontier) -> None:
             charts.draw(
                 privacy_charts.frontier(
                     frontier, {a: _picking("tpr_at_fpr", a, rate) for a in frontier.attacks},
-                    title=_("Members found at {rate} false positives").format(rate=said), label=_("share of members found"),
+                    title=_("Found at {rate} false positives").format(rate=said), label=_("share of members found"),
                     chance=float(rate), log=True,
                 ),
                 _("Good: no interval lies wholly above the line: nobody is found more often than by chance."),

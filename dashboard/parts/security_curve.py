@@ -39,14 +39,14 @@ def curves(view: RunView, model: str, found: Sequence[Number]) -> None:
             robustness.over_eps(
                 by_norm[norm], limits, title=_("Accuracy under attack, {norm}").format(norm=norm), label=f"eps ({norm}{unit})"
             ),
-            _good(by_norm[norm], limits),
+            _good(by_norm[norm], limits, _smoothed(found, norm)),
             key=f"curve-{norm}",
         )  # fmt: skip
     if not by_norm:
         st.caption(_("None of the attacks is bound by a norm: there is no eps to draw over."))
 
 
-def _good(found: Sequence[Curve], limits: Sequence[Limit]) -> str:
+def _good(found: Sequence[Curve], limits: Sequence[Limit], smoothed: bool) -> str:
     """What good looks like, and what each kind of line bounds."""
     said = [_("Good: the attacked lines stay high as far as an adversary may go.")]
     if limits:
@@ -56,8 +56,19 @@ def _good(found: Sequence[Curve], limits: Sequence[Limit]) -> str:
         said.append(
             _("Certificates bound it from below: no attack can break more than they leave open; what lies between the two is unknown.")
         )  # fmt: skip
+    if smoothed:
+        said.append(
+            _("The smoothed model is another one than that which is attacked: its certificate holds for itself alone.")
+        )
     said.append(_("Bars and bands are 95 % intervals."))
     return " ".join(said)
+
+
+def _smoothed(found: Sequence[Number], norm: str) -> bool:
+    return any(
+        one.check == "robustness.certified_smoothing" and one.threat is not None and one.threat.norm == norm
+        for one in found
+    )
 
 
 def _limits(found: Sequence[Number], norm: str) -> list[Limit]:

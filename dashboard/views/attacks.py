@@ -17,7 +17,7 @@ from dashboard.parts.markdown import plain
 from dashboard.reading import evidence
 from dashboard.reading.evidence import Examples
 from dashboard.reading.measured import Number, numbers
-from dashboard.words import _, ngettext, status_sign
+from dashboard.words import _, status_sign
 
 FAMILY = "robustness."
 HEADLINES = {
@@ -28,15 +28,15 @@ HEADLINES = {
 LINES = 14
 """Of that table, before it scrolls."""
 WIDTHS = {
-    "status": 100,
-    "entry": 124,
-    "access": 96,
-    "within": 72,
-    "metric": 216,
-    "value": 60,
-    "interval": 138,
-    "n": 44,
-    "required": 62,
+    "status": 104,
+    "entry": 142,
+    "access": 104,
+    "within": 74,
+    "metric": 222,
+    "value": 62,
+    "interval": 140,
+    "n": 46,
+    "required": 66,
 }
 """Pixels of its columns."""
 
@@ -58,6 +58,7 @@ def show() -> None:
     model = choosing.model_of(models)
     found = numbers(view, model, FAMILY)
     _summary(found)
+    _attacks(found)
     series, problems = evidence.examples(view, model)
     for problem in problems:
         st.error(_("Cannot be shown: {problem}").format(problem=plain(problem)), icon=":material/broken_image:")
@@ -137,14 +138,13 @@ def _summary(found: Sequence[Number]) -> None:
                 "interval": one.interval,
                 "n": one.n,
                 "required": (one.finding.required or "") if one.finding else "",
-                "attacks": _attacks(success.attacks_of(found, one.step)),
             }
         )
     if not rows:
         return
     names = {
         "status": _("status"), "entry": _("check"), "access": _("adversary"), "within": _("within"), "metric": _("measured"),
-        "value": _("value"), "interval": _("95 % interval"), "n": "n", "required": _("required"), "attacks": _("attacks"),
+        "value": _("value"), "interval": _("95 % interval"), "n": "n", "required": _("required"),
     }  # fmt: skip
     frame = pd.DataFrame(rows).astype({"n": "Int64"})
     frame = frame.loc[:, ~frame.isin(["", None]).all()]
@@ -159,11 +159,17 @@ def _summary(found: Sequence[Number]) -> None:
     )
 
 
-def _attacks(names: Sequence[str]) -> str:
-    """The attack by its name, several by their number: the part below names them."""
-    if len(names) < 2:
-        return "".join(names)
-    return ngettext("{n} attack", "{n} attacks", len(names)).format(n=len(names))
+def _attacks(found: Sequence[Number]) -> None:
+    """Which attacks stand behind each entry, in a line."""
+    entries: dict[str, dict[str, None]] = {}
+    for one in found:
+        if one.check == "robustness.evasion":
+            entries.setdefault(one.entry.removeprefix(FAMILY), {}).update(
+                dict.fromkeys(success.attacks_of(found, one.step))
+            )
+    said = "; ".join(f"{entry}: {', '.join(names)}" for entry, names in entries.items() if names)
+    if said:
+        st.caption(_("Attacks of {entries}.").format(entries=plain(said)))
 
 
 def _within(one: Number) -> str:
