@@ -137,7 +137,7 @@ def update(language: str) -> list[str]:
         write_po(file, found, width=WIDTH, ignore_obsolete=True, sort_output=True, include_lineno=False)
     with path.with_suffix(".mo").open("wb") as file:
         write_mo(file, found)
-    missing = [message for message in found if message.id and not all(_texts(message.string))]
+    missing = [message for message in found if message.id and (message.fuzzy or not all(_texts(message.string)))]
     return [message.id if isinstance(message.id, str) else message.id[0] for message in missing]
 
 

@@ -112,7 +112,7 @@ def _evasion(threats: Sequence[ThreatModel], ran: Sequence[str]) -> Iterator[Gap
             largest[threat.norm] = max(largest.get(threat.norm, (0.0, "")), (threat.eps, threat.units))
     if largest:
         tried = _("; ").join(
-            _("{norm} up to {eps}").format(norm=norm, eps=f"{show(eps)} {units}".rstrip())
+            _("{norm} up to {eps}").format(norm=norm, eps=f"{show(eps)} {_(units)}".rstrip())
             for norm, (eps, units) in sorted(largest.items())
         )
         if absent := [norm for norm in ("linf", "l2", "l1") if norm not in largest]:

@@ -74,7 +74,7 @@ def test_chinese_is_set_in_chinese():
 def test_terms_are_the_fields():
     terms = {
         "adversarial examples": "对抗样本", "attributions": "归因", "membership inference": "成员推断",
-        "robustness": "鲁棒性", "95 % interval": "95 % 置信区间", "Gates": "门限", "canaries": "金丝雀样本",
+        "robustness": "鲁棒性", "95 % interval": "95 % 置信区间", "Gates": "门禁", "canaries": "金丝雀样本",
         "clipping": "梯度裁剪", "white box (weights and gradients)": "白盒（权重与梯度）",
     }  # fmt: skip
     with language.speaking("zh_CN"):

@@ -71,7 +71,7 @@ def test_the_frame_is_translated(pages: tuple[str, str]) -> None:
 def test_table_heads_are_translated(pages: tuple[str, str]) -> None:
     gates = pages[1].split('<table class="gates">')[1].split("</thead>")[0]
     assert re.findall(r'<th scope="col"[^>]*>([^<]+)</th>', gates) == [
-        "状态", "门限", "要求", "测量值", "置信区间与门限", "n", "严重程度",
+        "状态", "门禁", "要求", "测量值", "置信区间与门禁", "n", "严重程度",
     ]  # fmt: skip
 
 
@@ -98,10 +98,10 @@ def test_what_machines_read_is_english(format_: str, run: Run) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("pass", "所有门限均通过（1 / 1）"),
-        ("fail", "2 个门限中有 1 个未通过"),
+        ("pass", "所有门禁均通过（1 / 1）"),
+        ("fail", "2 项门禁中有 1 项未通过"),
         ("error", "2 项出错"),
-        ("inconclusive", "1 个门限中有 1 个以现有数据无法判定"),
+        ("inconclusive", "1 项门禁中有 1 项以现有数据无法判定"),
         ("absent", None),
         ("interrupted", None),
         ("running", None),

@@ -44,8 +44,8 @@ def test_every_sentence_is_recognised_with_whatever_fills_it() -> None:
         ("lower bound 0.9687 (0.95 confidence, n = 1,000)", "下界 0.9687（置信水平 0.95，n = 1,000）"),
         ("2 broke, 1 means nothing", "2 项出错，1 项无效"),
         ("no verdict: 3 mean nothing", "无结论：3 项无效"),
-        ("every gate passed (2 of 2)", "所有门限均通过（2 / 2）"),
-        ("rows of class deny; only up: liq", "类别 deny 的行；只能增大：liq"),
+        ("every gate passed (2 of 2)", "所有门禁均通过（2 / 2）"),
+        ("rows of class deny; only up: liq", "类别 deny 的样本；只能增大：liq"),
         (
             "answers change from call to call, by hidden state or by randomness of the model's own: "
             "3 of 9 rows differ, by up to 0.2 of the largest score, 1 with another label",
