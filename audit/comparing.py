@@ -131,7 +131,7 @@ def _change(before: Run, after: Run, old: Finding | None, new: Finding | None) -
         return Change(
             old, new, Judgement.INCOMPARABLE, why="; ".join(filter(None, ("a one-sided bound has no difference", why)))
         )
-    same = old.estimate == new.estimate or (isinstance(difference, PairedDifference) and not difference.differing)
+    same = old.estimate == new.estimate or _nothing(difference)
     judgement = Judgement.SAME if same else _judged(difference, new.better)
     return Change(old, new, judgement, difference, paired, why)
 
@@ -165,6 +165,13 @@ def _outcomes(run: Run, finding: Finding | None) -> dict[str, float] | None:
     ):
         return None
     return found
+
+
+def _nothing(difference: Difference) -> bool:
+    """Whether two numbers are surely one: no outcome differs, or both are without sampling error and equal."""
+    if isinstance(difference, PairedDifference):
+        return not difference.differing
+    return difference.low == difference.high == 0
 
 
 def _judged(difference: Difference, better: str) -> Judgement:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from toys import Linear, audited, batch, data
 
-from audit.comparing import Change, Judgement, changes, flips, tally
+from audit.comparing import Change, Judgement, _change, changes, flips, tally
 from audit.engine import run
+from audit.finding import Exact
 from audit.pairing import independent_difference
 from audit.run_folder import Run
 from audit.scenario import parse
@@ -46,6 +47,16 @@ def test_a_count_that_is_better_when_lower_has_no_sampling_error(tmp_path: Path)
     assert change.judgement is Judgement.WORSE
     assert change.difference is not None
     assert (change.difference.low, change.difference.high) == (1, 1)
+
+
+def test_equal_numbers_without_sampling_error_are_the_same_whatever_their_rows(tmp_path: Path) -> None:
+    run = tossed(tmp_path, "toy.coins: {k: 10}")
+    counted = next(finding for finding in run.findings if finding.metric == "count")
+    one, two, other = (
+        counted.model_copy(update={"estimate": Exact(value=value, n=n)}) for value, n in ((0, 9), (0, 5), (1, 5))
+    )
+    assert _change(run, run, one, two).judgement is Judgement.SAME
+    assert _change(run, run, one, other).judgement is Judgement.WORSE
 
 
 def test_outcomes_of_the_same_rows_are_compared_in_pairs(tmp_path: Path) -> None:

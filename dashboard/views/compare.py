@@ -15,11 +15,12 @@ from audit.finding import Finding, Status
 from audit.numbers import show as number
 from audit.numbers import show_interval
 from audit.parameters import UserError
+from audit.report._told import told
 from audit.report._view import RunView
-from audit.report._words import STATUS, part_of
+from audit.report._words import STATUS
 from dashboard import links
 from dashboard.drawing import charts, theme
-from dashboard.parts import choosing, gates
+from dashboard.parts import choosing, gates, opened
 from dashboard.parts.markdown import plain
 from dashboard.reading import stored
 from dashboard.reading.stored import RunSummary
@@ -39,7 +40,9 @@ DRAWN = 20
 SHOWN = 9
 ROW_HEIGHT = 66  # Streamlit breaks lines in rows higher than 64
 FLIPS = 1000
-WHY = 84
+TURNED = 6
+"""Gates whose status changed that are named above the table."""
+WHY = 64
 """Characters that a cell has room for; the finding says it in full."""
 
 
@@ -56,7 +59,9 @@ def show() -> None:
             st.error(_("There is no run '{name}' here that could be compared.").format(name=plain(asked)))
     left, right = st.columns(2)
     with right:
-        after = links.select("after", _("After"), list(names), lambda name: stored.described(names[name]))
+        after = links.select(
+            "after", _("After"), list(names), lambda name: stored.described(names[name]), default=_latest(found).name
+        )
     with left:
         default = _earlier(names[str(after)], found).name
         before = links.select(
@@ -69,7 +74,7 @@ def show() -> None:
     for side, view in ((left, old), (right, new)):
         with side:
             _verdict(view)
-    _caveats(old, new)
+    _caveats(names[str(before)], names[str(after)], old, new)
     compared = _compared(old, new)
     _summary(compared)
     _numbers(compared)
@@ -77,18 +82,24 @@ def show() -> None:
     _flipped(old, new, compared)
 
 
+def _alike(one: RunSummary, other: RunSummary) -> bool:
+    """Whether two runs asked the same of the same models, whatever their versions."""
+    names = {model.name for model in one.models}
+    return one.scenario == other.scenario and bool(names & {model.name for model in other.models})
+
+
+def _latest(found: Sequence[RunSummary]) -> RunSummary:
+    """The newest run that there is something alike to hold against; the newest where there is none."""
+    return next((one for i, one in enumerate(found) if any(_alike(one, other) for other in found[i + 1 :])), found[0])
+
+
 def _earlier(summary: RunSummary, found: Sequence[RunSummary]) -> RunSummary:
     """What a run is naturally held against: the one before of the same model and scenario, else of the scenario, else any other."""
     others = [other for other in found if other is not summary]
     past = [other for other in others if not (other.started and summary.started) or other.started <= summary.started]
-    models = {model.name for model in summary.models}
-
-    def alike(other: RunSummary) -> bool:
-        return other.scenario == summary.scenario and bool(models & {model.name for model in other.models})
-
     for chosen in (
-        [other for other in past if alike(other)],
-        [other for other in others if alike(other)],
+        [other for other in past if _alike(summary, other)],
+        [other for other in others if _alike(summary, other)],
         [other for other in past if other.scenario == summary.scenario],
         past,
         others,
@@ -107,14 +118,26 @@ def _compared(old: RunView, new: RunView) -> tuple[Change, ...]:
 def _verdict(view: RunView) -> None:
     verdict = view.verdict
     st.html(
-        f'<div class="verdict {verdict.status} small"><div class="sign" aria-hidden="true">{escape(STATUS[verdict.status].icon)}</div>'
-        f'<div class="said"><p class="word">{escape(_(verdict.headline))}</p><p class="sentence">{escape(verdict.said)}</p></div></div>'
+        f'<div class="verdict {verdict.status} small"><div class="head"><div class="sign" aria-hidden="true">{escape(STATUS[verdict.status].icon)}</div>'
+        f'<div class="said"><p class="word">{escape(_(verdict.headline))}</p><p class="sentence">{escape(verdict.said)}</p></div></div></div>'
     )
     links.link(_("Open this run"), "run", icon=":material/fact_check:", run=view.run.name)
 
 
-def _caveats(old: RunView, new: RunView) -> None:
+def _caveats(before: RunSummary, after: RunSummary, old: RunView, new: RunView) -> None:
     """What makes two runs answers to two questions."""
+    if _named_models(before) != _named_models(after):
+        st.warning(
+            _(
+                "The runs are of different models, {before} and {after}: what changed is the model, not its version."
+            ).format(before=plain(_(", ").join(_named_models(before))), after=plain(_(", ").join(_named_models(after))))
+        )
+    if before.scenario != after.scenario:
+        st.warning(
+            _(
+                "The runs are of different scenarios, {before} and {after}: only checks that both name are compared."
+            ).format(before=plain(before.scenario), after=plain(after.scenario))
+        )
     if old.data.get("digest") != new.data.get("digest"):
         st.warning(_("The two runs are of different data: only rows that both hold are compared in pairs."))
     for view in (old, new):
@@ -124,6 +147,10 @@ def _caveats(old: RunView, new: RunView) -> None:
                     name=plain(view.run.name)
                 )
             )
+
+
+def _named_models(summary: RunSummary) -> list[str]:
+    return sorted({model.name for model in summary.models})
 
 
 def _word(judgement: Judgement) -> str:
@@ -146,13 +173,33 @@ def _summary(compared: Sequence[Change]) -> None:
     columns = st.columns(len(Judgement))
     for column, judgement in zip(columns, Judgement, strict=True):
         column.metric(_sign(judgement), f"{counts[judgement]:,}", border=True)
-    told = sum(change.difference is not None for change in compared)
+    held = sum(change.difference is not None for change in compared)
     st.caption(
         _(
             "A number is better or worse only where the whole 95 % interval of the difference says so. Of {n} numbers that did not "
             "change at all, about {by_chance} would look as if they had."
-        ).format(n=told, by_chance=number(round(0.05 * told)))
+        ).format(n=held, by_chance=number(round(0.05 * held)))
     )
+    _turned(compared)
+
+
+def _turned(compared: Sequence[Change]) -> None:
+    """The gates that came out otherwise, each on a line: what a release hangs on."""
+    gated = [change for change in compared if change.finding.gated]
+    turned = [change for change in gated if change.status_changed]
+    if not gated:
+        return
+    if not turned:
+        st.html(f"<p><b>{escape(_('No gate changed its status.'))}</b></p>")
+        return
+    lines = [(gates.named(change.finding), f"{_statuses(change)}; {_values(change)}") for change in turned[:TURNED]]
+    if len(turned) > TURNED:
+        lines.append((_("… and {n} more below").format(n=len(turned) - TURNED), ""))
+    st.html(f"<h4>{escape(_('Gates whose status changed'))}</h4>{opened.listed(lines)}")
+
+
+def _values(change: Change) -> str:
+    return _("{before} before, {after} after").format(before=_said(change.before), after=_said(change.after))
 
 
 def _numbers(compared: Sequence[Change]) -> None:
@@ -201,21 +248,17 @@ def _row(change: Change) -> dict[str, Any]:
     finding, difference = change.finding, change.difference
     return {
         "change": _sign(change.judgement),
-        "number": _named(finding),
+        "number": f"{gates.named(finding)}, {finding.step.split('[')[0]}",
         "before": _said(change.before),
         "after": _said(change.after),
         "difference": f"{number(difference.value)} ({show_interval(difference.low, difference.high)})"
         if difference
         else "–",
         "how": _how(change),
-        "gate": _statuses(change),
+        "gate": _(", ").join(part for part in (_statuses(change), finding.required) if part),
         "required": finding.required or "",
         "check": finding.step,
     }
-
-
-def _named(finding: Finding) -> str:
-    return _(finding.title or finding.metric or finding.check) + (f" ({part_of(finding)})" if finding.dims else "")
 
 
 def _said(finding: Finding | None) -> str:
@@ -226,10 +269,10 @@ def _said(finding: Finding | None) -> str:
 
 def _how(change: Change) -> str:
     if change.difference is None:
-        return textwrap.shorten(change.why, WHY, placeholder=" …")
+        return textwrap.shorten(told(change.why), WHY, placeholder=" …")
     kind = _("in pairs, n = {n}") if change.paired else _("not in pairs, n = {n}")
-    told = kind.format(n=f"{change.difference.n:,}") if change.difference.n else _("without sampling error")
-    return textwrap.shorten("; ".join(part for part in (told, change.why) if part), WHY, placeholder=" …")
+    pairs = kind.format(n=f"{change.difference.n:,}") if change.difference.n else _("without sampling error")
+    return textwrap.shorten(_("; ").join(part for part in (pairs, told(change.why)) if part), WHY, placeholder=" …")
 
 
 def _statuses(change: Change) -> str:
@@ -245,14 +288,12 @@ def _columns() -> dict[str, Any]:
     text = st.column_config.TextColumn
     return {
         "change": text(_("Change"), width=124),
-        "number": text(_("Number"), width=178),
-        "before": text(_("Before"), width=132),
-        "after": text(_("After"), width=132),
-        "difference": text(_("After − before"), width=144),
+        "number": text(_("Number and check"), width=212),
+        "before": text(_("Before"), width=122),
+        "after": text(_("After"), width=122),
+        "difference": text(_("After − before"), width=136),
         "gate": text(_("Gate"), width=116),
-        "required": text(_("Required"), width=78),
-        "how": text(_("How"), width=190),
-        "check": text(_("Check"), width=220),
+        "how": text(_("How"), width=158),
     }
 
 
@@ -286,7 +327,7 @@ def _forest_chart(chosen: Sequence[Change]) -> alt.LayerChart | alt.FacetChart:
         if difference is not None:
             rows.append(
                 {
-                    "name": f"{_named(change.finding)} · {change.finding.step}",
+                    "name": f"{gates.named(change.finding)} · {change.finding.step}",
                     "value": difference.value,
                     "low": difference.low,
                     "high": difference.high,
@@ -339,7 +380,7 @@ def _flipped(old: RunView, new: RunView, compared: Sequence[Change]) -> None:
         "number",
         _("By"),
         list(paired),
-        lambda name: f"{_named(paired[name].finding)} · {paired[name].finding.step}",
+        lambda name: f"{gates.named(paired[name].finding)} · {paired[name].finding.step}",
         default=most,
     )
     change = paired[str(chosen)]
