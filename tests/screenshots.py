@@ -22,28 +22,37 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 HEIGHT, MOST = 1040, 6000
 COLOURS = 256
-EXAMPLE = "digits"
-"""Scenario whose newest run is shown where a page is of one run."""
+PAIR = ("fashion-plain", "fashion-private")
+"""The demo's models that are compared, if both were audited."""
 
 
 def addresses(home: Path) -> dict[str, str]:
     """Name of a picture → query of its page."""
     runs = [run for run in stored_runs(home) if isinstance(run, Run) and run.state == "finished"]
-    example = next((run.name for run in runs if run.name.endswith(f"-{EXAMPLE}")), runs[0].name if runs else None)
-    if example is None:
+    if not runs:
         sys.exit(f"no finished run in {home}: audit demo makes some")
-    of_run = f"&run={example}"
+
+    def newest(scenario: str, model: str = "") -> str:
+        """The newest run of a scenario, of any where it never ran."""
+        return next((run.name for run in runs if _is_of(run, scenario, model)), runs[0].name)
+
+    before, after = (newest("privacy", model) for model in PAIR)
     return {
         "overview": "page=overview",
-        "run": f"page=run{of_run}",
-        "saliency": f"page=saliency{of_run}",
-        "attacks": f"page=attacks{of_run}",
-        "privacy": "page=privacy",
-        "compare": "page=compare",
-        "models": "page=models",
-        "live": "page=live&attack=pgd",
+        "run": f"page=run&run={newest('imagenet')}",
+        "saliency": f"page=saliency&run={newest('digits')}&fate=map",
+        "attacks": f"page=attacks&run={newest('digits')}&norm=linf",
+        "privacy": f"page=privacy&run={before}",
+        "compare": f"page=compare&before={before}&after={after}",
+        "models": "page=models&model=fashion-private@1",
+        "live": "page=live&model=digits-cnn@1&attack=pgd&eps_linf=3.2&explainers=integrated_gradients&explainers=saliency",
         "new_audit": "page=new_audit",
     }
+
+
+def _is_of(run: Run, scenario: str, model: str) -> bool:
+    models = (ref.split("@")[0] for ref in run.manifest.get("models", {}))
+    return run.manifest.get("scenario") == scenario and (not model or model in models)
 
 
 def picture(page: Page, path: Path) -> None:
