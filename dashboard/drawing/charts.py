@@ -132,7 +132,7 @@ def waterfall(
         ]
     )
     sort = [_("base value"), *(name for name, _amount in steps), _("score")]
-    y = alt.Y("name:N", sort=sort, title=None, axis=alt.Axis(labelLimit=280))
+    y = alt.Y("name:N", sort=sort, title=None, axis=alt.Axis(labelLimit=280, labelOverlap=False))
     domain: Any = alt.Undefined if within is None else list(within)
     x = alt.X("start:Q", title=label, scale=alt.Scale(zero=False, domain=domain))
     frame = pd.DataFrame(rows, columns=["place", "name", "start", "end", "amount", "sign"])
@@ -175,7 +175,7 @@ def mean_sizes(names: Sequence[str], values: NDArray[Any], *, title: str, label:
         alt.Chart(frame)
         .mark_bar(color=theme.colours(theme.mode())["s1"], height=15)
         .encode(
-            y=alt.Y("name:N", sort=list(frame["name"]), title=None, axis=alt.Axis(labelLimit=220)),
+            y=alt.Y("name:N", sort=list(frame["name"]), title=None, axis=alt.Axis(labelLimit=220, labelOverlap=False)),
             x=alt.X("mean:Q", title=label),
             tooltip=[alt.Tooltip("name:N", title=_("feature")), alt.Tooltip("told:N", title=label)],
         )
@@ -221,7 +221,7 @@ def beeswarm(
         .mark_circle(size=22, opacity=0.85)
         .encode(
             x=alt.X("amount:Q", title=label),
-            y=alt.Y("name:N", sort=[names[i] for i in order], title=None, axis=alt.Axis(labelLimit=220)),
+            y=alt.Y("name:N", sort=[names[i] for i in order], title=None, axis=alt.Axis(labelLimit=220, labelOverlap=False)),
             yOffset=alt.YOffset("offset:Q", scale=alt.Scale(domain=[-1.1, 1.1])),
             color=alt.Color(
                 "level:Q",

@@ -55,7 +55,7 @@ def paired_bars(
         alt.Chart(frame)
         .mark_bar(height=9, cornerRadius=1)
         .encode(
-            y=alt.Y("name:N", sort=[names[i] for i in order], title=None, axis=alt.Axis(labelLimit=280)),
+            y=alt.Y("name:N", sort=[names[i] for i in order], title=None, axis=alt.Axis(labelLimit=280, labelOverlap=False)),
             yOffset=alt.YOffset("of:N", sort=list(said)),
             x=alt.X("amount:Q", title=label, axis=alt.Axis(tickCount=8)),
             color=alt.Color(

@@ -121,9 +121,10 @@ def _largest(before: Map, after: Map) -> list[tuple[str, str]]:
 
 def _facts(before: Map, after: Map, between: list[tuple[str, str]]) -> None:
     """What is known of each map below it, and of both between them."""
-    for column, facts in zip(
-        st.columns(3, gap="medium"), (_quality(before), between, _quality(after)), strict=True
-    ):  # fmt: skip
+    first, second = _quality(before), _quality(after)
+    both = [fact for fact in first if fact in second]
+    left, right = ([fact for fact in facts if fact not in both] for facts in (first, second))
+    for column, facts in zip(st.columns(3, gap="medium"), (left, [*between, *both], right), strict=True):
         with column:
             gallery.facts(facts)
 

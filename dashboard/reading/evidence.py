@@ -233,8 +233,15 @@ class Maps:
 
     @cached_property
     def attacked(self) -> frozenset[str]:
-        """Rows whose maps were attacked."""
-        return frozenset(row for series in self.of_role("moved") for row in series.evidence.ids)
+        """Rows whose maps were attacked, with the maps before."""
+        own = self._before
+        moved = [series for series in self.of_role("moved") if series.piece.step in own]
+        return frozenset(row for series in moved for row in series.places if row in own[series.piece.step].places)
+
+    @cached_property
+    def _before(self) -> dict[str, MapSeries]:
+        """By step, the maps of rows before an attack."""
+        return {series.piece.step: series for series in self.series if series.piece.name == BEFORE}
 
     def of(self, row: str, role: Role = "own") -> list[Map]:
         """Every map of a row: one per explainer and class."""
@@ -246,7 +253,6 @@ class Maps:
 
     def moved(self, row: str) -> list[Moved]:
         """What the attacks of a run made of a row, one for each step that stored maps of it."""
-        own = {series.piece.step: series for series in self.series if series.piece.name == BEFORE}
         moved: dict[str, dict[str, MapSeries]] = {}
         for series in self.of_role("moved"):
             if row in series.places:
@@ -257,7 +263,7 @@ class Maps:
                 tuple(_joined([(parts[name], parts[name].places[row])]) for name in AFTER if name in parts),
             )
             for step, parts in moved.items()
-            if (before := own.get(step)) is not None and row in before.places and AFTER[0] in parts
+            if (before := self._before.get(step)) is not None and row in before.places
         ]
 
 

@@ -410,7 +410,7 @@ def test_where_no_attack_stored_a_map_of_the_sample_the_others_are_offered(there
 
 def test_a_series_under_attack_is_two_lines_on_one_scale(there, seen):
     sample, moved = broken_sample(there, "series-attacked")
-    app = seen(run="series-attacked", sample=sample)
+    app = seen(run="series-attacked", sample=sample, shifted="own")
     lines = {chart["vconcat"][0]["title"]: chart for chart in charts(app) if "vconcat" in chart}
     for said, one in (("original", moved.before), ("attacked", moved.after[0])):
         drawn = lines[f"{said}, for {one.target}, channel 1"]
@@ -550,6 +550,19 @@ def test_damaged_evidence_is_named_and_the_others_still_show(there, tmp_path, mo
     app = opened("saliency", fine=False, run="hurt")
     assert any("index.jsonl" in error.value.replace("\\", "") for error in app.error)
     assert len(tiles(app)) == 18
+
+
+def test_of_an_attacked_row_what_is_not_damaged_still_shows(there, tmp_path, monkeypatch, opened):
+    hurt = copied(there, tmp_path, monkeypatch)
+    sample, moved = broken_sample(there, "images")
+    own, same = moved.after
+    (hurt / own.series.piece.ref.path / "index.jsonl").write_text("no json\n")
+    app = opened("saliency", fine=False, run="hurt", sample=sample)
+    assert len(app.error) == 1
+    assert f"map of the attacked, for {same.target}" in figures(app)
+    (hurt / moved.before.series.piece.ref.path / "index.jsonl").write_text("no json\n")
+    evidence.maps.cache_clear()
+    assert sample not in maps_of(tmp_path, "hurt").attacked
 
 
 def test_only_the_bytes_of_the_rows_shown_are_read(tmp_path, monkeypatch, opened, explored):
