@@ -269,8 +269,8 @@ class _Broken:
         import torch
 
         index = torch.arange(len(self))[rows]
-        subjects = (_taken(one, index) for one in (self.before, self.after, self.same_class))
-        return _Broken(*subjects, self.size[rows])
+        before, after, same_class = (_taken(one, index) for one in (self.before, self.after, self.same_class))
+        return _Broken(before, after, same_class, self.size[rows])
 
 
 def _taken(subject: Subject, rows: Tensor) -> Subject:

@@ -215,6 +215,22 @@ def test_a_sampled_explainer_has_the_same_random_numbers_before_and_after(tmp_pa
     np.testing.assert_allclose(before, same, atol=0.01)
 
 
+def test_noise_that_changes_the_answer_does_not_count(tmp_path: Path) -> None:
+    """A hair's breadth from the boundary half of all noise does; the others are compared, and the reader is told."""
+    model, rows = linear()
+    near = rows.test.x - np.outer(rows.test.x @ np.array(W) / np.square(W).sum(), W) + 1e-4 * np.array(W)
+    rows = data(batch(near.astype(np.float32), np.ones(40, dtype=np.int64)), bounds=(-9.0, 9.0), kind="number")
+    check = AdversarialShift(explainer="saliency", attack=ONE_STEP, eps=0.5, samples=40, noise_draws=1)
+    found = measure(check, model, rows, tmp_path)
+    compared = found["correlation_under_noise"].estimate.n
+    assert found["rank_correlation"].estimate.n == 40
+    assert compared is not None
+    assert 8 < compared < 32
+    assert any(
+        f"changes the answer of {40 - compared} of 40 rows" in said for said in found["rank_correlation"].cautions
+    )
+
+
 # --- what it takes -----------------------------------------------------------------------------------------------
 
 
