@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from audit.registry.reference import LATEST, Reference, check_alias, check_name,
 from audit.registry.registering import Declared, SpecChoice, prepare
 from audit.registry.trust import Trust
 
+PARSED = 8192
+"""Cards that are kept in memory: a dashboard lists all of them again and again."""
 _ROW_ID = re.compile(r"[0-9a-f]{16}(-[0-9]+)?")
 
 
@@ -65,8 +69,24 @@ class Registry:
         with self._database.reading() as connection:
             if connection is None:
                 return []
-            query = select(versions.c.name, versions.c.version).order_by(versions.c.name, versions.c.version.desc())
-            return [self._card(connection, name, version) for name, version in connection.execute(query).all()]
+            own_tags, own_aliases = (
+                defaultdict[tuple[str, int], list[str]](list),
+                defaultdict[tuple[str, int], list[str]](list),
+            )
+            for name, version, tag in connection.execute(select(tags.c.name, tags.c.version, tags.c.tag)):
+                own_tags[name, version].append(tag)
+            for name, version, alias in connection.execute(select(aliases.c.name, aliases.c.version, aliases.c.alias)):
+                own_aliases[name, version].append(alias)
+            query = select(versions.c.name, versions.c.version, versions.c.card)
+            found = connection.execute(query.order_by(versions.c.name, versions.c.version.desc())).all()
+        return [
+            _named(
+                _parse(text, str(self._database)),
+                own_tags.get((name, version), ()),
+                own_aliases.get((name, version), ()),
+            )
+            for name, version, text in found
+        ]
 
     def open(self, ref: str) -> AuditedModel:
         """The loaded model: its files are digested and scanned again before anything is opened.
@@ -289,9 +309,13 @@ class Registry:
         own_aliases = connection.execute(
             select(aliases.c.alias).where(aliases.c.name == name, aliases.c.version == version)
         )
-        return _parse(text, str(self._database)).model_copy(
-            update={"tags": tuple(sorted(own_tags.scalars())), "aliases": tuple(sorted(own_aliases.scalars()))}
-        )
+        return _named(_parse(text, str(self._database)), own_tags.scalars(), own_aliases.scalars())
+
+
+def _named(card: ModelCard, own_tags: Iterable[str], own_aliases: Iterable[str]) -> ModelCard:
+    """A card with the tags and aliases that it has now."""
+    now = {"tags": tuple(sorted(own_tags)), "aliases": tuple(sorted(own_aliases))}
+    return card if now == {"tags": card.tags, "aliases": card.aliases} else card.model_copy(update=now)
 
 
 def _point(connection: Connection, name: str, alias: str, version: int) -> None:
@@ -299,6 +323,7 @@ def _point(connection: Connection, name: str, alias: str, version: int) -> None:
     connection.execute(insert(aliases).values(name=name, alias=alias, version=version))
 
 
+@lru_cache(maxsize=PARSED)
 def _parse(text: str, database: str) -> ModelCard:
     try:
         return ModelCard.model_validate_json(text)

@@ -15,6 +15,8 @@ from dashboard.reading import stored
 from dashboard.reading.stored import RunSummary
 
 KEPT = 512
+JUDGED = ("pass", "fail", "error", "inconclusive")
+"""Words of a verdict; a run without one was interrupted, is damaged or only measured."""
 NO_RESULT = (Status.ERROR, Status.NOT_APPLICABLE)
 """Findings that measured nothing."""
 
@@ -28,10 +30,41 @@ def cards(home: Path) -> list[ModelCard]:
     return Registry(home).list()
 
 
+Version = tuple[str, int | None, str]
+"""Name, version and digest."""
+
+
+def by_version(runs: Sequence[RunSummary]) -> dict[Version, list[RunSummary]]:
+    """The runs that audited each version, in their order."""
+    found: dict[Version, list[RunSummary]] = {}
+    for run in runs:
+        for version in dict.fromkeys((model.name, model.version, model.digest) for model in run.models):
+            found.setdefault(version, []).append(run)
+    return found
+
+
+def version_of(card: ModelCard) -> Version:
+    """As the runs know it."""
+    return card.name, card.version, card.digest
+
+
 def runs_of(card: ModelCard, runs: Sequence[RunSummary]) -> list[RunSummary]:
     """Runs that audited this very version, the newest first."""
-    own = (card.name, card.version, card.digest)
-    return [run for run in runs if any((model.name, model.version, model.digest) == own for model in run.models)]
+    return by_version(runs).get(version_of(card), [])
+
+
+def telling(runs: Sequence[RunSummary]) -> RunSummary | None:
+    """Of a version's runs, the newest that came to a verdict; without one, the newest; None where there is none."""
+    return next((run for run in runs if run.word in JUDGED), runs[0] if runs else None)
+
+
+def verdicts(runs: Sequence[RunSummary]) -> dict[str, RunSummary]:
+    """The newest run of each scenario that came to a verdict, by scenario."""
+    found: dict[str, RunSummary] = {}
+    for run in runs:
+        if run.word in JUDGED:
+            found.setdefault(run.scenario, run)
+    return found
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,29 @@ ROWS = 8
 """Rows of a table that are seen without scrolling."""
 DIGITS = 12
 """Of a digest in a table."""
+MANY = 50
+"""Versions beyond which the list begins with the newest of each model."""
+WIDTHS = {
+    "model": 150,
+    "verdict": 138,
+    "runs": 46,
+    "aliases": 80,
+    "tags": 70,
+    "task": 88,
+    "input": 132,
+    "privacy": 58,
+    "digest": 100,
+    "added": 84,
+}
+"""Pixels of the table's columns."""
 ACCOUNTING = "privacy.dp_accounting"
 """The check that holds a ledger against its claim."""
 CLASSES = 20
 """Class names that are written out."""
+TONED = 1000
+"""Rows of a table beyond which verdicts are told by sign and word alone: Streamlit styles no more cells in reasonable time."""
+
+Audited = Mapping[registered.Version, Sequence[RunSummary]]
 
 
 def show() -> None:
@@ -48,8 +67,8 @@ def show() -> None:
     names = {card.name for card in cards}
     versions = ngettext("{n} version", "{n} versions", len(cards)).format(n=f"{len(cards):,}")
     st.caption(f"{versions} {ngettext('of {n} model', 'of {n} models', len(names)).format(n=f'{len(names):,}')}")
+    audited = registered.by_version(runs)
     chosen = _filtered(cards)
-    audited = {card.ref: registered.runs_of(card, runs) for card in chosen}
     if chosen:
         _table(chosen, audited)
     else:
@@ -60,7 +79,8 @@ def show() -> None:
         if asked:
             st.error(_("There is no model '{name}' in this registry.").format(name=plain(asked)))
         return
-    _detail(card, registered.runs_of(card, runs))
+    _detail(card, audited.get(registered.version_of(card), []))
+    _versions(card, [one for one in cards if one.name == card.name], audited)
 
 
 def _how_to_start(home: str) -> None:
@@ -94,6 +114,7 @@ def _filtered(cards: Sequence[ModelCard]) -> list[ModelCard]:
         newest = links.select(
             "versions", _("Versions"), ["all", "newest"],
             lambda choice: {"all": _("all versions"), "newest": _("the newest of each")}[choice],
+            default="all" if len(cards) <= MANY else "newest",
         )  # fmt: skip
     first = {card.name: card.ref for card in reversed(cards)}
     return [
@@ -109,44 +130,51 @@ def _searched(card: ModelCard) -> str:
     return " ".join((card.ref, card.digest, card.loader, card.task, *card.tags, *card.aliases)).lower()
 
 
-def _table(cards: Sequence[ModelCard], audited: Mapping[str, Sequence[RunSummary]]) -> None:
+def _table(cards: Sequence[ModelCard], audited: Audited) -> None:
     import pandas as pd
 
-    newest = [next(iter(audited[card.ref]), None) for card in cards]
-    frame = pd.DataFrame([_row(card, audited[card.ref]) for card in cards])
+    own = [audited.get(registered.version_of(card), []) for card in cards]
+    frame = pd.DataFrame([_row(card, runs) for card, runs in zip(cards, own, strict=True)])
     names = {
         "model": _("Model"), "verdict": _("Latest verdict"), "runs": _("Runs"), "aliases": _("Aliases"), "tags": _("Tags"),
-        "task": _("Task"), "input": _("Input"), "privacy": _("Privacy"), "loader": _("Loader"), "digest": _("Digest"),
-        "added": _("Added"),
+        "task": _("Task"), "input": _("Input"), "privacy": _("Privacy"), "digest": _("Digest"), "added": _("Added"),
     }  # fmt: skip
     shown = [name for name in names if frame[name].astype(bool).any() or name in ("model", "verdict")]
-    statuses = [str(VERDICTS[run.word][0]) if run else str(Status.NOT_APPLICABLE) for run in newest]
+    styled = (
+        frame[shown] if len(frame) > TONED else theme.toned(frame[shown], "verdict", [_status(runs) for runs in own])
+    )
     chosen = choosing.row(
-        theme.toned(frame[shown], "verdict", statuses),
+        styled,
         key="models",
         height=38 + 35 * min(len(cards), ROWS),
         placeholder="",
         alt=_("Registered models"),
-        column_config={name: st.column_config.Column(names[name]) for name in shown},
+        column_config={name: st.column_config.Column(names[name], width=WIDTHS[name]) for name in shown},
     )
     st.caption(_("Choose a row to see the version below."))
     if chosen is not None:
         links.note(model=cards[chosen].ref)
 
 
+def _status(runs: Sequence[RunSummary]) -> str:
+    """Whose looks the verdict takes."""
+    run = registered.telling(runs)
+    return str(VERDICTS.get(run.word, VERDICTS["damaged"])[0] if run else Status.NOT_APPLICABLE)
+
+
 def _row(card: ModelCard, runs: Sequence[RunSummary]) -> dict[str, Any]:
+    run = registered.telling(runs)
     return {
         "model": card.ref,
-        "verdict": verdict_word(runs[0].word) if runs else f"– {_('never audited')}",
+        "verdict": verdict_word(run.word) if run else f"– {_('never audited')}",
         "runs": len(runs),
         "aliases": ", ".join(card.aliases),
         "tags": ", ".join(card.tags),
         "task": _task(card),
         "input": _input(card),
         "privacy": _("ledger") if card.ledger else "",
-        "loader": card.loader,
         "digest": card.digest[:DIGITS],
-        "added": f"{card.added_at[:16].replace('T', ' ')} {card.added_by}".strip(),
+        "added": card.added_at[:10],
     }
 
 
@@ -181,18 +209,27 @@ def _detail(card: ModelCard, runs: Sequence[RunSummary]) -> None:
 
 
 def _verdict(runs: Sequence[RunSummary]) -> None:
-    """The latest run's verdict, and the way to it."""
-    if not runs:
+    """The latest verdict, those of other scenarios, and the way to the pages behind them."""
+    run = registered.telling(runs)
+    if run is None:
         st.info(_("No stored run audited this version: nothing is known of it but what is written here."))
         return
-    run = runs[0]
     status = VERDICTS.get(run.word, VERDICTS["damaged"])[0]
     headline = verdict_word(run.word).split(" ", 1)[1]
     said = told((run.problem or run.sentence).removeprefix("no verdict: "))
+    when = f"{run.started:%Y-%m-%d %H:%M}" if run.started else ""
     st.html(
         f'<div class="verdict {status} small"><div class="sign" aria-hidden="true">{escape(STATUS[status].icon)}</div>'
-        f'<div class="said"><p class="word">{escape(headline)}</p><p class="sentence">{escape(said)}</p></div></div>'
+        f'<div class="said"><p class="word">{escape(headline)}</p><p class="sentence">{escape(said)}</p>'
+        f'<p class="soft">{escape(" · ".join(part for part in (run.scenario, when) if part))}</p></div></div>'
     )
+    others = [one for one in registered.verdicts(runs).values() if one.name != run.name]
+    if others:
+        items = ", ".join(f"{_link(one, one.scenario)} {_signed(one)}" for one in others)
+        st.html(f'<p class="beside">{escape(_("Newest verdicts of other scenarios:"))} {items}</p>')
+    if run.name != runs[0].name:
+        said = _("The newest run came to none:")
+        st.html(f'<p class="beside">{escape(said)} {_link(runs[0], runs[0].name)} {_signed(runs[0])}</p>')
     with st.container(horizontal=True):
         links.link(_("Open its latest run"), "run", icon=":material/fact_check:", run=run.name)
         if any(check.startswith("privacy.") for check in run.checks):
@@ -201,6 +238,17 @@ def _verdict(runs: Sequence[RunSummary]) -> None:
             links.link(_("How it was attacked"), "attacks", icon=":material/security:", run=run.name)
         if any(check.startswith("explanation.") for check in run.checks):
             links.link(_("How it decides"), "saliency", icon=":material/image_search:", run=run.name)
+
+
+def _link(run: RunSummary, label: str) -> str:
+    """The way to a run, as HTML."""
+    return f'<a style="color: var(--link)" href="{escape(links.address("run", run=run.name))}" target="_self">{escape(clean(label))}</a>'
+
+
+def _signed(run: RunSummary) -> str:
+    """A run's verdict by sign and word, as HTML."""
+    status = VERDICTS.get(run.word, VERDICTS["damaged"])[0]
+    return f'<span class="tone {status}">{escape(verdict_word(run.word))}</span>'
 
 
 def _identity(card: ModelCard) -> list[tuple[str, str]]:
@@ -285,6 +333,59 @@ def _runs(runs: Sequence[RunSummary]) -> None:
         links.go("run", run=runs[chosen].name)
 
 
+def _versions(card: ModelCard, own: Sequence[ModelCard], audited: Audited) -> None:
+    """Every version of the model, the one that is shown marked."""
+    import pandas as pd
+
+    if len(own) < 2:
+        return
+    st.markdown(f"#### {_('Versions of {model}').format(model=plain(card.name))}")
+    runs = [audited.get(registered.version_of(one), []) for one in own]
+    rows = [
+        {
+            "version": f"{one.version} ←" if one.ref == card.ref else str(one.version), "verdict": (row := _row(one, found))["verdict"],
+            "scenario": run.scenario if (run := registered.telling(found)) else "", "runs": len(found), "aliases": row["aliases"],
+            "tags": row["tags"], "digest": row["digest"], "added": f"{row['added']} {one.added_by}".strip(),
+        }
+        for one, found in zip(own, runs, strict=True)
+    ]  # fmt: skip
+    names = {
+        "version": _("Version"), "verdict": _("Latest verdict"), "scenario": _("Scenario"), "runs": _("Runs"), "aliases": _("Aliases"),
+        "tags": _("Tags"), "digest": _("Digest"), "added": _("Added"),
+    }  # fmt: skip
+    frame = pd.DataFrame(rows)
+    shown = [name for name in names if frame[name].astype(bool).any()]
+    chosen = choosing.row(
+        theme.toned(frame[shown], "verdict", [_status(found) for found in runs]),
+        key=f"versions-of-{card.ref}",
+        height=38 + 35 * min(len(rows), ROWS),
+        column_config={name: st.column_config.Column(names[name]) for name in shown},
+        alt=_("Versions of this model"),
+    )
+    if chosen is not None and own[chosen].ref != card.ref:
+        links.note(model=own[chosen].ref)
+        st.rerun()
+    _compared(card, own, audited)
+
+
+def _compared(card: ModelCard, own: Sequence[ModelCard], audited: Audited) -> None:
+    """The way to what changed since the version before, where one scenario judged both."""
+    mine = registered.verdicts(audited.get(registered.version_of(card), []))
+    for older in (one for one in own if one.version < card.version):
+        theirs = registered.verdicts(audited.get(registered.version_of(older), []))
+        both = [scenario for scenario in mine if scenario in theirs]
+        if both:
+            label = _("Compare with version {n}").format(n=older.version)
+            links.link(
+                label,
+                "compare",
+                icon=":material/compare_arrows:",
+                after=mine[both[0]].name,
+                before=theirs[both[0]].name,
+            )
+            return
+
+
 def _tests(tried: Mapping[str, Tested]) -> None:
     """Every check of this installation: what it came to here, and which were never tried."""
     st.markdown(f"#### {_('What was tested of it, and what never was')}")
@@ -321,8 +422,7 @@ def _tried(tried: Mapping[str, Tested]) -> None:
         said = ", ".join(
             f'<span class="tone {s}">{escape(status_sign(s))}</span> {gated[s]}' for s in map(str, STATUS) if s in gated
         )
-        address = links.address("run", run=one.run.name)
-        items.append(f'<li><a href="{escape(address)}" target="_self">{escape(check)}</a>: {said}</li>')
+        items.append(f"<li>{_link(one.run, check)}: {said}</li>")
     st.html(f'<h4>{escape(_("Newest result of each check"))}</h4><ul class="listed">{"".join(items)}</ul>')
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,6 +161,33 @@ def test_a_damaged_registry_is_one_line(home, opened):
     app = opened("models", fine=False)
     assert len(app.error) == 1
     assert "registry" in app.error[0].value
+
+
+def test_other_versions_stand_below_and_the_shown_one_is_marked(here, opened):
+    app = opened("models", model="reader@1")
+    versions = next(frame.value for frame in app.dataframe if "version" in frame.value)
+    assert versions["version"].tolist() == ["2", "1 ←"]
+    assert versions["verdict"].tolist() == ["– never audited", "✗ Failed"]
+    assert not any("version" in frame.value for frame in opened("models", model="private").dataframe), "it has one"
+
+
+def test_a_run_without_a_verdict_hides_none(here, opened, tmp_path, monkeypatch):
+    home = shutil.copytree(here, tmp_path / "home")
+    monkeypatch.setenv("AUDIT_HOME", str(home))
+    cut = shutil.copytree(home / "runs" / "first", home / "runs" / "later")
+    manifest = json.loads((cut / "manifest.json").read_text())
+    changed = {**manifest, "state": "interrupted", "started": "2999-01-01T00:00:00+00:00"}
+    (cut / "manifest.json").write_text(json.dumps(changed))
+    card = Registry(home).get("reader@1")
+    runs = registered.runs_of(card, stored.runs(home))
+    assert [run.name for run in runs] == ["later", "first"]
+    told = registered.telling(runs)
+    assert told is not None
+    assert told.name == "first"
+    app = opened("models", model="reader@1")
+    assert app.dataframe[0].value.set_index("model")["verdict"]["reader@1"] == "✗ Failed"
+    assert "The newest run came to none" in html(app)
+    assert "run=later" in html(app)
 
 
 def test_a_choice_of_a_run_of_another_digest_is_not_this_version(filled):
