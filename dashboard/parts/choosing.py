@@ -28,7 +28,7 @@ def run_with(family: str, title: str, absent: str) -> RunView | None:
     if not runs:
         st.info(_("There are no runs yet. The overview says how to start."))
     elif asked is not None and asked not in {one.name for one in runs}:
-        st.error(_("There is no run '{name}' here. Choose another in the overview.").format(name=asked))
+        st.error(_("There is no run '{name}' here. Choose another in the overview.").format(name=plain(asked)))
     elif not known:
         st.info(absent)
     else:
