@@ -13,6 +13,7 @@ python benchmarks/dashboard.py [--runs 500] [--samples 100000] [--rounds 3] [--h
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -146,8 +147,8 @@ def opened(home: Path, query: dict[str, str], empty: Path) -> list[tuple[float, 
     return [(wall, processor) for wall, processor in json.loads(done.stdout.splitlines()[-1])]
 
 
-def drawn(home: Path, query: str, importable: Path) -> tuple[float, float]:
-    """Seconds in a browser until a page is drawn: a server's first opening, and the next by the same reader."""
+def drawn(home: Path, query: str, importable: Path) -> list[tuple[float, float]]:
+    """Seconds by the clock and of the processor (server and browser) until a page is drawn: the first opening, and the next."""
     from browsing import chromium, reading, serving, settled
 
     taken = []
@@ -158,13 +159,27 @@ def drawn(home: Path, query: str, importable: Path) -> tuple[float, float]:
         page.close()
         for _ in range(2):
             page = reader.new_page()
-            start = time.perf_counter()
+            start = time.perf_counter(), processor()
             page.goto(f"{address}/?{query}")
             page.get_by_role("heading").first.wait_for()
             settled(page)
-            taken.append(time.perf_counter() - start)
+            taken.append((time.perf_counter() - start[0], processor() - start[1]))
             page.close()
-    return taken[0], taken[1]
+    return taken
+
+
+def processor() -> float:
+    """Seconds of the processor that this process's descendants have used; those that ended are left out."""
+    parents, used = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            fields = path.read_text().rpartition(")")[2].split()
+            pid = int(path.parent.name)
+            parents[pid], used[pid] = int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    own = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in own and pid not in own}:
+        own |= more
+    return sum(used[pid] for pid in own if pid != os.getpid() and pid in used)
 
 
 def by_script(root: Path, rounds: int) -> None:
@@ -185,13 +200,24 @@ def in_browser(root: Path, rounds: int) -> None:
     if lacking := missing():
         print(f"in a browser: not measured, for {lacking}")
         return
-    print(f"{'in a browser, median of ' + str(rounds):42} {'first':>12} {'again':>12} {'beyond an empty page':>22}")
-    start = 0.0
+    heads = (
+        f"in a browser, median of {rounds}",
+        "first: clock",
+        "processor",
+        "again: clock",
+        "processor",
+        "of it its own",
+    )
+    print(f"{heads[0]:42} {heads[1]:>12} {heads[2]:>10} {heads[3]:>13} {heads[4]:>10} {heads[5]:>14}")
+    empty = None
     for name, (home, query) in SEEN.items():
         taken = [drawn(root / home, query, root) for _ in range(rounds)]
-        first, again = (statistics.median(run[turn] for run in taken) for turn in (0, 1))
-        start = start or again
-        print(f"{name:42} {first:10.2f} s {again:10.2f} s {again - start:20.2f} s", flush=True)
+        middle = [statistics.median(run[turn][which] for run in taken) for turn in (0, 1) for which in (0, 1)]
+        empty = empty or middle
+        print(
+            f"{name:42} {middle[0]:10.2f} s {middle[1]:8.2f} s {middle[2]:11.2f} s {middle[3]:8.2f} s {middle[2] - empty[2]:12.2f} s",
+            flush=True,
+        )
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
 
 CHROMIUM = Path("/usr/bin/chromium")
 PATIENCE = 120_000
@@ -85,14 +85,39 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, *, width: int = 1280, height: int = 1600, scheme: str = "light") -> Iterator[Page]:
-    """A page of its own."""
+def reading(
+    browser: Browser, *, width: int = 1280, height: int = 1600, scheme: str = "light"
+) -> Iterator[BrowserContext]:
+    """A reader, whose pages share what was loaded once."""
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
     context.set_default_timeout(PATIENCE)
     try:
-        yield context.new_page()
+        yield context
     finally:
         context.close()
+
+
+@contextmanager
+def opened(browser: Browser, *, width: int = 1280, height: int = 1600, scheme: str = "light") -> Iterator[Page]:
+    """A page of a reader who sees it for the first time."""
+    with reading(browser, width=width, height=height, scheme=scheme) as context:
+        yield context.new_page()
+
+
+def troubles(page: Page) -> list[str]:
+    """What goes wrong in a page from now on: its scripts' errors and what it says on the console."""
+    found: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        asks_where_it_is = (
+            "/_stcore/" in message.location.get("url", "") and "404" in message.text
+        )  # below a page's path first
+        if message.type == "error" and not asks_where_it_is:
+            found.append(f"{message.text} ({message.location.get('url', '')})")
+
+    page.on("pageerror", lambda error: found.append(str(error)))
+    page.on("console", note)
+    return found
 
 
 def settled(page: Page) -> None:

@@ -249,7 +249,7 @@ def _gate(form: Form, entry: Entry, line: GateLine, told: str) -> None:
     _hold(sign, line.comparison or None)
     with compared:
         st.selectbox(
-            _("Comparison of {gate}").format(gate=line.key), drafting.COMPARISONS, None, key=sign,
+            _("Comparison of {gate}").format(gate=line.key), drafting.COMPARISONS, 0 if line.comparison else None, key=sign,
             label_visibility="collapsed", on_change=changed, placeholder="?",
         )  # fmt: skip
     _hold(number, line.threshold)

@@ -12,13 +12,16 @@ from typing import Any
 import browsing
 import pytest
 import registered
-from browsing import PATIENCE, opened, settled
+from browsing import PATIENCE, opened, reading, settled, troubles
 from toys import audited, digits, trained_cnn
+
+from audit.engine import run as go
+from audit.scenario import parse
 
 if lacking := browsing.missing():
     pytest.skip(lacking, allow_module_level=True)
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 HEADER, ROW = 36, 66
 """Pixels of a table's heading and of its rows."""
@@ -37,6 +40,23 @@ data: {source: sklearn.digits, limit: 40}
 checks:
   - performance.classification: {}
 """
+STARTED = """\
+name: quick
+model: iris
+data: {source: sklearn.iris, split: {test: 0.5, seed: 0}}
+checks:
+  - performance.classification: {}
+    require: {accuracy: ">= 0.5"}
+"""
+SLOW = """\
+name: slow
+model: digits
+data: {source: sklearn.digits, limit: 40}
+checks:
+  - performance.classification: {}
+    require: {accuracy: ">= 0.5"}
+  - robustness.evasion: {attacks: [pgd: {steps: 100000}], eps: 1, samples: 20}
+"""
 expect.set_options(timeout=PATIENCE)
 
 
@@ -46,10 +66,12 @@ def home(made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("browsed")
     found = registered.make(folder)
     shutil.copytree(made.runs, found / "runs")
-    model = audited(trained_cnn(4), (1, 8, 8), 10, bounds=(0.0, 16.0), name="reader")
+    go(parse(STARTED.replace("quick", "flowers")), home=found, out=found / "runs" / "d-flowers")
+    model = audited(trained_cnn(), (1, 8, 8), 10, bounds=(0.0, 16.0), name="reader")
     type(made)(found).go(EXPLAINED, {"reader": model}, digits(60), "c-explained")
     (found / "scenarios").mkdir()
-    (found / "scenarios" / "look.yaml").write_text(ROWS_AT_HAND)
+    for name, text in {"look": ROWS_AT_HAND, "quick": STARTED, "slow": SLOW}.items():
+        (found / "scenarios" / f"{name}.yaml").write_text(text)
     yield found
     sys.path.remove(str(folder))
 
@@ -68,25 +90,37 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page; what it asks of other machines is kept in `asked`. Where a test fails, its picture is kept: see ``conftest.py``."""
-    with opened(browser) as found:
-        found.asked = []  # type: ignore[attr-defined]
-        found.on("request", lambda request: _note(found, request.url))
+@pytest.fixture(scope="module")
+def reader(browser: Browser) -> Iterator[BrowserContext]:
+    """One who has been here before: what the pages are made of is loaded once for all tests."""
+    with reading(browser) as found:
         yield found
 
 
-def _note(page: Any, url: str) -> None:
-    if browsing.foreign(url):
-        page.asked.append(url)
+@pytest.fixture
+def page(reader: BrowserContext) -> Iterator[Page]:
+    """A page that asks nothing of other machines, and where nothing goes wrong. Where a test fails, its picture is kept: see ``conftest.py``."""
+    found = reader.new_page()
+    wrong, asked = troubles(found), []
+    found.on("request", lambda request: asked.append(request.url) if browsing.foreign(request.url) else None)
+    yield found
+    found.close()
+    assert wrong == []
+    assert asked == [], "nothing is fetched from another machine"
 
 
-def choose_row(page: Page, row: int, table: int = 0) -> None:
-    """Click the box at the left of a table's row."""
-    grid = page.get_by_test_id("stDataFrame").nth(table)
+def choose_row(page: Page, row: int, table: str | int = 0, tall: int = ROW) -> None:
+    """Click the box at the left of a table's row.
+
+    Args:
+        table: its key, or its number on the page.
+    """
+    grids = page.get_by_test_id("stDataFrame")
+    grid = (
+        grids.nth(table) if isinstance(table, int) else page.locator(f".st-key-{table}").get_by_test_id("stDataFrame")
+    )
     grid.scroll_into_view_if_needed()
-    grid.click(position={"x": 16, "y": HEADER + ROW * row + ROW // 2})
+    grid.click(position={"x": 16, "y": HEADER + tall * row + tall // 2})
 
 
 def choose(page: Page, label: str, option: str) -> None:
@@ -109,7 +143,7 @@ def test_from_the_overview_to_the_evidence_in_three_clicks(server: str, page: Pa
     page.goto(server)
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
     sound(page)
-    choose_row(page, 1)
+    choose_row(page, 2)
     page.wait_for_url(re.compile(r"/run\?run=b-short"))
     expect(page.locator(".verdict .word")).to_be_visible()
     sound(page)
@@ -125,7 +159,6 @@ def test_from_the_overview_to_the_evidence_in_three_clicks(server: str, page: Pa
     page.goto(address)  # the same address opens the same view
     expect(page.locator("h3.opened")).to_have_text(said)
     sound(page)
-    assert page.asked == [], "nothing is fetched from another machine"  # type: ignore[attr-defined]
 
 
 def test_from_the_overview_to_a_saliency_map_in_three_clicks(server: str, page: Page) -> None:
@@ -146,7 +179,6 @@ def test_from_the_overview_to_a_saliency_map_in_three_clicks(server: str, page: 
     maps = page.locator("figure:has-text('saliency') img")
     expect(maps.first).to_be_visible()
     assert colours_of(maps.first) > 3, "a map has more to say than one colour"
-    assert page.asked == []  # type: ignore[attr-defined]
 
 
 def colours_of(picture: Any) -> int:
@@ -157,6 +189,18 @@ def colours_of(picture: Any) -> int:
             const context = drawn.getContext("2d");
             context.drawImage(e, 0, 0);
             const pixels = new Uint32Array(context.getImageData(0, 0, drawn.width, drawn.height).data.buffer);
+            return new Set(pixels).size;
+        }"""
+    )
+    return found
+
+
+def painted(chart: Any) -> int:
+    """How many colours a drawn chart has; of one drawn as shapes, how many shapes."""
+    found: int = chart.evaluate(
+        """e => {
+            if (e.tagName.toLowerCase() == "svg") return e.querySelectorAll("path, line, text").length;
+            const pixels = new Uint32Array(e.getContext("2d").getImageData(0, 0, e.width, e.height).data.buffer);
             return new Set(pixels).size;
         }"""
     )
@@ -177,7 +221,6 @@ def test_from_the_overview_to_a_live_attack_in_three_clicks(server: str, page: P
     page.goto(f"{server}/?{'&'.join(['page=live', 'attack=apgd_ce', 'eps_linf=8'])}")
     expect(page.get_by_text(re.compile(r"broken: \d → \d"))).to_be_visible()
     sound(page)
-    assert page.asked == []  # type: ignore[attr-defined]
 
 
 def test_gates_are_drawn_and_verdicts_have_their_colours(server: str, browser: Browser) -> None:
@@ -208,16 +251,17 @@ def _contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_streamlits_own_deploy_button_is_off_and_the_theme_can_be_chosen(server: str, page: Page) -> None:
-    page.goto(server)
-    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
-    sound(page)
-    expect(page.get_by_test_id("stAppDeployButton")).to_have_count(0)
-    page.get_by_test_id("stMainMenu").click()
-    page.get_by_test_id("stMainMenuItem-theme-Dark").click()
-    ground = "e => getComputedStyle(e).backgroundColor"
-    page.wait_for_function("getComputedStyle(document.querySelector('[data-testid=stApp]')).colorScheme == 'dark'")
-    assert _contrast(page.get_by_test_id("stApp").evaluate(ground), "rgb(255, 255, 255)") > 10
+def test_streamlits_own_deploy_button_is_off_and_the_theme_can_be_chosen(server: str, browser: Browser) -> None:
+    with opened(browser) as page:  # whose choice is nobody else's
+        page.goto(server)
+        expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+        sound(page)
+        expect(page.get_by_test_id("stAppDeployButton")).to_have_count(0)
+        page.get_by_test_id("stMainMenu").click()
+        page.get_by_test_id("stMainMenuItem-theme-Dark").click()
+        ground = "e => getComputedStyle(e).backgroundColor"
+        page.wait_for_function("getComputedStyle(document.querySelector('[data-testid=stApp]')).colorScheme == 'dark'")
+        assert _contrast(page.get_by_test_id("stApp").evaluate(ground), "rgb(255, 255, 255)") > 10
 
 
 def test_the_language_follows_from_page_to_page(server: str, page: Page) -> None:
@@ -243,3 +287,98 @@ def test_nothing_is_wider_than_the_window(server: str, page: Page, width: int) -
             box = chart.bounding_box()
             assert box is not None
             assert box["x"] + box["width"] <= edge + 1, address
+
+
+def test_an_audit_is_put_together_started_watched_and_lands_on_its_run(server: str, page: Page) -> None:
+    page.goto(f"{server}/?page=new_audit")
+    expect(page.get_by_role("heading", name="New audit")).to_be_visible()
+    sound(page)
+    choose(page, "Scenario", "quick.yaml")
+    page.wait_for_url(re.compile("scenario=quick.yaml"))
+    page.get_by_text("performance.classification").first.click()
+    page.wait_for_url(re.compile("check=1"))
+    threshold = page.get_by_label("Threshold of accuracy")
+    threshold.fill("2..5")
+    threshold.press("Enter")
+    expect(page.get_by_text("is no gate").first).to_be_visible()
+    expect(page.get_by_role("button", name="Start the audit")).to_be_disabled()
+    threshold.fill("0.6")
+    threshold.press("Enter")
+    expect(page.get_by_text("Valid: 1 check, 1 step, 1 gate.")).to_be_visible()
+    sound(page)
+    page.reload()
+    expect(page.get_by_text(re.compile("Your draft of .* is restored: 1 line differs"))).to_be_visible()
+    expect(page.get_by_label("Threshold of accuracy")).to_have_value("0.6")
+    expect(page.get_by_test_id("stCode")).to_contain_text(">= 0.6")
+    page.get_by_role("button", name="Start the audit").click()
+    page.wait_for_url(re.compile("audit="))
+    expect(page.get_by_role("heading", name="Audit of iris: quick")).to_be_visible()
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    page.wait_for_url(re.compile(r"/run\?.*run=.*-quick"))
+    expect(page.locator(".verdict .word")).to_have_text("Passed")
+    sound(page)
+
+
+def test_an_audit_that_runs_is_listed_and_cancelled(server: str, page: Page) -> None:
+    page.goto(f"{server}/?page=new_audit&scenario=slow.yaml")
+    page.get_by_role("button", name="Start the audit").click()
+    page.wait_for_url(re.compile("audit="))
+    expect(page.get_by_text(re.compile(r"step 2 of 2 .* robustness.evasion: pgd"))).to_be_visible()
+    page.goto(f"{server}/?page=new_audit&scenario=slow.yaml")  # as if the browser had been closed
+    expect(page.get_by_text("Running now")).to_be_visible()
+    page.get_by_role("link", name="Audit of digits: slow").click()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("■ cancelled")).to_be_visible()
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    page.get_by_role("link", name="Open the run").click()
+    page.wait_for_url(re.compile(r"/run\?.*-slow"))
+    expect(page.locator(".verdict .word")).to_have_text("Interrupted")
+    sound(page)
+
+
+def test_from_a_model_to_its_latest_run(server: str, page: Page) -> None:
+    page.goto(f"{server}/?page=models")
+    expect(page.get_by_role("heading", name="Models")).to_be_visible()
+    sound(page)
+    page.goto(f"{server}/?page=models&model=iris@1")
+    expect(page.get_by_role("heading", name="iris@1")).to_be_visible()
+    page.get_by_role("link", name="Open its latest run").click()
+    page.wait_for_url(re.compile(r"/run\?.*run="))
+    expect(page.locator(".verdict .word")).to_be_visible()
+    sound(page)
+
+
+def test_how_well_members_are_told_is_drawn(server: str, page: Page) -> None:
+    page.goto(f"{server}/?page=privacy&run=a-long")
+    chart = page.get_by_test_id("stVegaLiteChart").first.locator("canvas, svg").first
+    expect(chart).to_be_visible()
+    sound(page)
+    expect(page.get_by_test_id("stAlert").filter(has_text="Cannot be shown")).to_have_count(0)
+    assert painted(chart) > 20, "axes, a curve and the diagonal"
+
+
+def test_from_two_runs_to_a_sample_whose_answer_flipped(server: str, page: Page) -> None:
+    page.goto(f"{server}/?page=compare&before=a-long&after=b-short")
+    expect(page.get_by_role("heading", name="Samples whose answer flipped")).to_be_visible()
+    sound(page)
+    choose_row(page, 0, "flips", tall=35)
+    page.wait_for_url(re.compile("sample="))
+    expect(page.get_by_text(re.compile(r"^Sample \w+")).first).to_be_visible()
+    sound(page)
+
+
+def test_from_a_finding_to_an_attacked_sample_and_its_maps_in_three_clicks(server: str, page: Page) -> None:
+    page.goto(f"{server}/?page=run&run=a-long")
+    page.get_by_test_id("stDataFrame").first.wait_for()
+    sound(page)
+    page.goto(f"{server}/?page=run&run=a-long&finding=robustness.evasion/robust_accuracy")
+    page.get_by_role("link", name=re.compile("adversarial")).first.click()
+    page.wait_for_url(re.compile(r"/attacks\?.*run=a-long"))
+    expect(page.get_by_text(re.compile(r"true \d: \d → \d")).first).to_be_visible()
+    sound(page)
+    page.get_by_role("link", name="See what the explainers say of this sample").click()
+    page.wait_for_url(re.compile(r"/saliency\?.*run=a-long"))
+    maps = page.locator("figure:has-text('saliency') img")
+    expect(maps.first).to_be_visible()
+    sound(page)
+    assert colours_of(maps.first) > 3
