@@ -173,7 +173,7 @@ class AdversarialShift(Check):
         parts: list[dict[str, Tensor]] = []
         for together in zip(*(explain(explainer, model, one, ctx) for one in subjects), strict=True):
             rows, maps = together[0][0], tuple(found for _, found in together)
-            compared = _Compared(self, explainer, model, broken.take(rows), rows, maps, ctx)
+            compared = _Compared(self, explainer, model, broken.take(rows), maps, ctx)
             parts.append(compared.numbers())
             for evidence, found, names in zip(shown, maps, _BESIDE, strict=True):
                 evidence.add(rows, found, None, **{metric: parts[-1][metric] for metric in names})
@@ -185,8 +185,6 @@ class AdversarialShift(Check):
         self, model: AuditedModel, data: AuditData, subject: Subject, ctx: Context
     ) -> tuple[_Broken, Proportion, ThreatModel]:
         """The rows that the attack broke, how many of those attacked that is, and what the adversary was allowed."""
-        import torch
-
         from audit.checks.robustness._attacked import run_attack
         from audit.checks.robustness._victim import Victim, share
 
@@ -207,12 +205,9 @@ class AdversarialShift(Check):
         )
         fooled = outcome.success.nonzero().flatten()
         threat = rows.threat.model_copy(update={"realised": outcome.realised})
-        whole = torch.arange(len(subject.batch), device=fooled.device)[victim.right][fooled]
-        return (
-            _Broken.of(model, subject, whole.cpu(), candidates[fooled], outcome.size[fooled]),
-            share(outcome.success),
-            threat,
-        )
+        places = victim.right[fooled].cpu()
+        broken = _Broken.of(model, subject, places, candidates[fooled], outcome.size[fooled])
+        return broken, share(outcome.success), threat
 
     def _threat(self, attack: Attack, victim: Victim, data: AuditData) -> ThreatModel:
         from audit.checks.robustness._inputs import declared_bounds
@@ -299,7 +294,6 @@ class _Compared:
         explainer: Explainer,
         model: AuditedModel,
         broken: _Broken,
-        rows: slice,
         maps: tuple[Attribution, ...],
         ctx: Context,
     ) -> None:
