@@ -456,7 +456,7 @@ def _spent(reply: Answered) -> str:
 def _withstood_line(name: str, reply: Answered, eps: str) -> None:
     about = {"attack": name, "eps": eps, "answer": reply.facts["answer"], "spent": _spent(reply)}
     said = (
-        _("withstood: within eps {eps}, {attack} found no other answer than {answer} ({spent})").format(**about)
+        _("withstood: {attack} found no other answer than {answer} within eps {eps} ({spent})").format(**about)
         if eps
         else _("withstood: {attack} found no other answer than {answer} ({spent})").format(**about)
     )

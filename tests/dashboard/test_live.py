@@ -5,19 +5,27 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
 import registered
-from drawn import html
+from drawn import charts, html
+from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
+from toys import trained_cnn
 
+from audit.engine import run
 from audit.registry.store import Registry
+from audit.run_folder import Evidence
+from audit.scenario import parse
 from dashboard.parts import feeding
 from dashboard.views import live
 from dashboard.working import desk
@@ -25,6 +33,16 @@ from dashboard.working.desk import Answered, Desk
 from dashboard.working.worker import WorkerFailed
 
 APP = Path(desk.__file__).parents[1] / "app.py"
+BROKEN = """\
+name: broken
+model: digits@1
+data: {source: sklearn.digits, split: {test: 0.3, seed: 0}}
+seed: 1
+checks:
+  - robustness.evasion: {attacks: [{pgd: {steps: 5}}], norm: linf, eps: 6, samples: 6}
+    require: {robust_accuracy: ">= 0"}
+"""
+STORED = "evidence/robustness.evasion/adversarial-pgd"
 SCENARIO = "name: {model}\nmodel: {model}\ndata: {{source: sklearn.{data}, split: {{test: 0.3, seed: 0}}}}\nchecks: [preflight.model_contract]\n"
 
 
@@ -37,6 +55,22 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (home / "scenarios" / f"{model}.yaml").write_text(SCENARIO.format(model=model, data=model))
     yield home
     sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="module")
+def attacked(models: Path) -> Evidence:
+    """Adversarial examples of the digit reader that a run stored; and a second version that answers one class further."""
+    run(parse(BROKEN), home=models, out=models / "runs" / "broken")
+    state = {name: value.clone() for name, value in trained_cnn().state_dict().items()}
+    for name in list(state)[-2:]:
+        state[name] = state[name].roll(1, 0)
+    save_file(state, models / "rolled.safetensors")
+    card = Registry(models).get("digits@1")
+    Registry(models).add(
+        "digits", models / "rolled.safetensors", parameters={"factory": f"{registered.MODULE}:Moody"}, spec=card.spec,
+        classes=card.classes, output="logit", task="classification",
+    )  # fmt: skip
+    return Evidence(models / "runs" / "broken" / STORED)
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +146,91 @@ def test_eps_is_in_the_units_of_the_user_and_decides(page, shared: Desk) -> None
     assert "broken: " in said(app)
     assert {caption.split(":")[0] for caption in figures(app)} >= {"original", "attacked"}
     app.slider(key="place-eps_linf").set_value(0.04).run()
-    assert "withstood: pgd found no other answer" in said(app)
+    assert re.search(r"withstood: pgd found no other answer than \d within eps 0.04 ink", said(app))
+    assert any("Tried so far, eps (ink): ✓ 0.04 · ✓ 0.48 · ✗ 8" in plain(one.value) for one in app.caption)
     asked = len(shared._replies)
     page(**query, eps_linf="8")  # the link opens it again, and nothing is asked twice
     assert len(shared._replies) == asked
+
+
+def test_what_broke_it_shows_the_maps_of_both_classes_on_one_scale(page) -> None:
+    app = page(model="digits@1", row="3", attack="pgd", eps_linf="8", explainers=["saliency"])
+    before, after = re.search(r"broken: (\d) → (\d)", said(app)).groups()  # type: ignore[union-attr]
+    drawn = figures(app)
+    assert list(drawn)[-4:] == [
+        f"original, for {before}", f"attacked, for {before}", f"difference of the two for {before}", f"attacked, for {after}",
+    ]  # fmt: skip
+    assert len(set(list(drawn.values())[-4:])) == 4
+    assert drawn[f"original, for {before}"] == drawn["saliency"]  # its scale is the largest of the row here
+
+
+def test_an_attack_of_minimal_norm_answers_for_every_eps_at_once(page, shared: Desk) -> None:
+    query = {"model": "digits@1", "row": "3", "attack": "fmn", "explainers": ["saliency"]}
+    app = page(**query, eps_linf="0.04")
+    assert "withstood: fmn found no other answer" in said(app)
+    (near,) = [one.value for one in app.caption if "nearest other answer that fmn found" in plain(one.value)]
+    size = float(re.search(r"is ([\d.]+) ink away", plain(near))[1])  # type: ignore[index]
+    asked = shared._count
+    app.slider(key="place-eps_linf").set_value(8.0).run()
+    assert "broken: " in said(app)
+    assert any(
+        f"The smallest eps that breaks this input with fmn is {size:g} ink" in plain(c.value) for c in app.caption
+    )
+    assert shared._count == asked + 2  # the maps of what it found, and no second attack
+
+
+# --- stored samples ----------------------------------------------------------------------------------------------
+
+
+def test_a_stored_sample_is_opened_by_its_address(page, attacked: Evidence) -> None:
+    sample, row = attacked.ids[0], attacked.row(0)
+    query = {"model": "digits@1", "run": "broken", "evidence": STORED, "sample": sample, "explainers": ["saliency"]}
+    app = page(**query, side="adversarial", target=str(int(row["prediction"])))
+    assert f"true {row['label']}, predicted {row['adversarial_prediction']} (" in said(app)
+    assert any("It is the same answer" in plain(one.value) for one in app.caption)
+    adversarial = figures(app)["input"]
+    app.segmented_control(key="choice-side").set_value("original").run()
+    assert f"predicted {row['prediction']} (" in said(app)
+    assert figures(app)["input"] != adversarial
+
+
+def test_another_version_says_what_differs(page, attacked: Evidence) -> None:
+    app = page(model="digits@2", run="broken", evidence=STORED, sample=attacked.ids[0], explainers=["saliency"])
+    assert "the run audited digits@1, which is another model than digits@2" in plain(app.warning[0].value)
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ({"sample": "nobody"}, "run 'broken' stores no sample 'nobody'"),
+        ({"evidence": "evidence/../../.."}, "run 'broken' stores no samples under"),
+        ({"run": "../broken"}, "there is no run '../broken'"),
+        ({"model": "iris@1"}, "the stored sample has shape (1, 8, 8), model 'iris@1' takes (4,)"),
+        ({"model": "gone@7"}, "There is no model 'gone@7'"),
+    ],
+)
+def test_what_is_not_there_is_one_line(page, attacked: Evidence, query: dict[str, str], told: str) -> None:
+    app = page(**{"model": "digits@1", "run": "broken", "evidence": STORED, "sample": attacked.ids[0], **query})
+    (line,) = [plain(one.value) for one in app.error]
+    assert told in line
+
+
+def test_a_model_without_a_version_is_its_newest(page, attacked: Evidence) -> None:
+    app = page(model="digits", row="3", explainers=["saliency"])
+    assert app.selectbox(key="choice-model").value == "digits@2"
+
+
+def test_an_example_of_the_attacks_leads_here(attacked: Evidence, models: Path, opened, monkeypatch) -> None:
+    monkeypatch.setenv("AUDIT_HOME", str(models))
+    app = opened("attacks", run="broken", evidence=STORED, sample=attacked.ids[1])
+    (link,) = [one for one in app.get("page_link") if one.proto.label == "Explain and attack it live"]
+    query = parse_qs(link.proto.query_string)
+    assert {name: query[name] for name in ("model", "run", "evidence", "sample", "side")} == {
+        "model": ["digits@1"], "run": ["broken"], "evidence": [STORED], "sample": [attacked.ids[1]], "side": ["adversarial"],
+    }  # fmt: skip
+
+
+# --- other inputs ------------------------------------------------------------------------------------------------
 
 
 def test_a_text_is_typed_and_attacked(page) -> None:
@@ -128,6 +243,7 @@ def test_a_text_is_typed_and_attacked(page) -> None:
     app.selectbox(key="choice-attack").set_value("character_edits").run()
     assert app.slider(key="place-most").label == "Words that may change"
     assert f"broken: {before} → " in said(app)
+    assert f"<b>original, for {before}</b>" in html(app)
     again = page(model="mood@1", text="awful boring plot")
     assert said(again).startswith("predicted negative")
 
@@ -147,6 +263,35 @@ def test_an_edited_row_is_what_is_fed(page, shared: Desk, models: Path) -> None:
     assert edited.decode().splitlines()[1] == "5.0,,5.0,5.0"
     assert shared.keep_file("row.csv", edited) == shared.keep_file("row.csv", edited)
     assert shared.keep_file("row.csv", b"a") != shared.keep_file("row.csv", b"b")
+
+
+def test_a_table_before_and_after_an_attack_is_on_one_axis(page) -> None:
+    app = page(model="iris@1", row="2", attack="tabular", most="4", explainers=["exact_shap"])
+    before, after = re.search(r"broken: (\w+) → (\w+)", said(app)).groups()  # type: ignore[union-attr]
+    found = charts(app)
+    assert {f"original, for {before}", f"attacked, for {before}", f"attacked, for {after}"} <= set(found)
+    domains = {
+        title: re.search(r'"domain": (\[-?[\d.e-]+, -?[\d.e-]+\])', element.proto.spec)
+        for element in app.get("vega_lite_chart")
+        if (title := json.loads(element.proto.spec)["title"]) in (f"original, for {before}", f"attacked, for {before}")
+    }
+    assert len({match[1] for match in domains.values() if match}) == 1
+
+
+def test_an_empty_text_or_file_is_told(page, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = page(model="mood@1")
+    assert app.text_area[0].set_value("   ").run().info[0].value.startswith("Type a text")
+    empty = SimpleNamespace(name="a.npy", size=0)
+    monkeypatch.setattr(feeding.st, "file_uploader", lambda *args, **more: empty)
+    app = page(model="digits@1", by="upload")
+    assert plain(app.error[0].value) == "a.npy is empty: it holds 0 bytes."
+
+
+def test_an_uploaded_file_is_named_without_this_machines_folders(page, monkeypatch: pytest.MonkeyPatch) -> None:
+    torn = SimpleNamespace(name="my torn.png", size=4, getvalue=lambda: b"torn")
+    monkeypatch.setattr(feeding.st, "file_uploader", lambda *args, **more: torn)
+    app = page(model="digits@1", by="upload")
+    assert plain(app.error[0].value).startswith("image my_torn.png cannot be read")
 
 
 def test_what_fits_a_model_is_told_by_its_card(models: Path) -> None:
@@ -286,6 +431,8 @@ from dashboard.working import audits, desk, drafting
 from dashboard.reading import registered, scenarios
 from audit.names import available
 from audit.registry.store import Registry
+from audit.run_folder import Evidence
+from audit.scenario import parse
 for card in registered.cards(Path(sys.argv[1])):
     live.fitting(card), live.attacks_on(card), scenarios.rows_for(card, Path(sys.argv[1]))
 for check in available("checks"):

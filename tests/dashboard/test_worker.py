@@ -16,7 +16,7 @@ from audit.parameters import UserError
 from dashboard.working.worker import Worker, WorkerFailed
 
 PLANTED = """\
-import ctypes, os, signal, sys
+import ctypes, os, signal, sys, time
 from audit.parameters import UserError
 
 known = {}
@@ -27,6 +27,9 @@ def answer(request):
         case "echo":
             known["n"] = known.get("n", 0) + 1
             return {"said": request["said"], "n": known["n"], "process": os.getpid()}
+        case "sleep":
+            time.sleep(request["seconds"])
+            return {}
         case "refuse":
             raise UserError("give a row")
         case "raise":
@@ -90,6 +93,25 @@ def test_it_answers_and_stays_for_the_next_request(kept: Worker) -> None:
     assert (first["said"], second["said"]) == ("字", "two")
     assert second["n"] == first["n"] + 1
     assert first["process"] == second["process"] == kept.process != os.getpid()
+
+
+def test_it_is_started_without_waiting_and_its_start_is_no_part_of_an_answer(folder: Path) -> None:
+    """`planted_slowly` needs longer to import than a request may take."""
+    (folder / "planted_slowly.py").write_text("import time\ntime.sleep(1)\nfrom planted_answers import answer\n")
+    worker = Worker("planted_slowly:answer", seconds=0.5)
+    began = time.monotonic()
+    worker.start()
+    assert time.monotonic() - began < 0.9
+    number = worker.process
+    assert worker.ask({"do": "echo", "said": ""})["process"] == number is not None
+    worker.close()
+
+
+def test_a_request_may_have_a_time_of_its_own(quick: Worker) -> None:
+    assert quick.ask({"do": "sleep", "seconds": 0.7}, seconds=20) == {}
+    with pytest.raises(WorkerFailed) as failed:
+        quick.ask({"do": "sleep", "seconds": 20})
+    assert failed.value.said == "0.4"
 
 
 def test_what_a_user_can_mend_comes_back_as_such(kept: Worker) -> None:
