@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from audit.comparing import Change, Judgement, changes, flips, tally
+from audit.comparing import Change, Flip, Judgement, changes, flips, tally
 from audit.finding import Finding, Status
 from audit.numbers import show as number
 from audit.numbers import show_interval
@@ -20,7 +20,7 @@ from audit.report._view import RunView
 from audit.report._words import STATUS
 from dashboard import links
 from dashboard.drawing import charts, theme
-from dashboard.parts import choosing, gates, opened
+from dashboard.parts import choosing, exhibits, gates, opened
 from dashboard.parts.markdown import plain
 from dashboard.reading import stored
 from dashboard.reading.stored import RunSummary
@@ -393,44 +393,69 @@ def _flipped(old: RunView, new: RunView, compared: Sequence[Change]) -> None:
         )
     )
     if found:
-        import pandas as pd
-
-        shown = sorted(found, key=lambda flip: flip.after - flip.before)[:FLIPS]
-        rows = [{_("sample"): f.row, _("before"): number(f.before), _("after"): number(f.after)} for f in shown]
-        clicked = choosing.row(pd.DataFrame(rows), key="flips", width=520)
-        if len(found) > FLIPS:
-            st.caption(_("{n} of {all} are shown.").format(n=f"{FLIPS:,}", all=f"{len(found):,}"))
-        if clicked is not None:
-            links.note(sample=shown[clicked].row)
+        _table_of_flips(old, new, found)
     if (sample := links.asked("sample")) is not None:
         _sample(old, new, sample)
+
+
+def _table_of_flips(old: RunView, new: RunView, found: Sequence[Flip]) -> None:
+    """The samples, those first that have a map or an attack to be seen; the one that is clicked goes into the address."""
+    import pandas as pd
+
+    seen = {
+        page: _rows_with(old, kind) | _rows_with(new, kind)
+        for kind, page in exhibits.PAGES.items()
+        if links.offered(page)
+    }
+    names = {"saliency": _("maps"), "attacks": _("attacks")}
+
+    def ways(row: str) -> str:
+        return _(", ").join(names[page] for page, rows in seen.items() if row in rows)
+
+    shown = sorted(found, key=lambda flip: (not ways(flip.row), flip.after - flip.before))[:FLIPS]
+    rows = [
+        {
+            _("sample"): f.row, _("before"): number(f.before), _("after"): number(f.after),
+            _("to be seen"): ways(f.row) or "–",
+        }
+        for f in shown
+    ]  # fmt: skip
+    clicked = choosing.row(pd.DataFrame(rows), key="flips", width=640)
+    st.caption(
+        _("1: the sample counts towards this number, 0: it does not. Choose a row for the way to its maps and attacks.")
+    )
+    if len(found) > FLIPS:
+        st.caption(_("{n} of {all} are shown.").format(n=f"{FLIPS:,}", all=f"{len(found):,}"))
+    if clicked is not None:
+        links.note(sample=shown[clicked].row)
+
+
+@lru_cache(maxsize=8)
+def _rows_with(view: RunView, kind: str) -> frozenset[str]:
+    """Rows of which a run stored evidence of a kind; damage is shown by the page of that evidence."""
+    found: set[str] = set()
+    for ref, _step in view.evidence:
+        if ref.kind == kind:
+            try:
+                found.update(view.run.evidence(ref).ids)
+            except UserError:
+                continue
+    return frozenset(found)
 
 
 def _sample(old: RunView, new: RunView, sample: str) -> None:
     """Where a sample's maps and attacks are to be seen."""
     st.markdown(f"**{_('Sample {row}').format(row=plain(sample))}**")
     pages = {"saliency": _("its maps in {name}"), "attacks": _("its attacks in {name}")}
-    kinds = {"attributions": "saliency", "adversarial": "attacks"}
     seen = False
     for view in (old, new):
-        for kind, page in kinds.items():
-            if links.offered(page) and _holds(view, kind, sample):
+        for kind, page in exhibits.PAGES.items():
+            if links.offered(page) and sample in _rows_with(view, kind):
                 label = pages[page].format(name=view.run.name)
                 links.link(label, page, icon=":material/image_search:", run=view.run.name, sample=sample)
                 seen = True
     if not seen:
         st.caption(_("Neither run stored a map or an attack of this sample."))
-
-
-def _holds(view: RunView, kind: str, sample: str) -> bool:
-    for ref, _step in view.evidence:
-        if ref.kind == kind:
-            try:
-                if sample in view.run.evidence(ref).ids:
-                    return True
-            except UserError:
-                continue
-    return False
 
 
 def _binary(change: Change) -> bool:

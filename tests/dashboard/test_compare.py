@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from drawn import html
+
 from audit.comparing import Judgement, changes
 from audit.numbers import show
 from audit.run_folder import Run
@@ -9,7 +11,7 @@ from audit.run_folder import Run
 
 def table(app):
     """The table of numbers, by name."""
-    return {(row["number"], row["check"]): row for row in app.dataframe[0].value.to_dict("records")}
+    return {row["number"]: row for row in app.dataframe[0].value.to_dict("records")}
 
 
 def test_two_runs_are_needed(home, opened):
@@ -28,7 +30,7 @@ def test_numbers_shown_are_numbers_compared(audited_home, opened):
     app = opened("compare", before="a-long", after="b-short")
     old, new = Run(audited_home.runs / "a-long"), Run(audited_home.runs / "b-short")
     (change,) = (c for c in changes(old, new) if c.finding.id == "performance.classification/accuracy")
-    row = table(app)["accuracy", "performance.classification"]
+    row = table(app)["accuracy, performance.classification"]
     assert change.paired
     assert change.judgement is Judgement.WORSE
     assert row["change"] == "▼ worse"
@@ -64,6 +66,49 @@ def test_numbers_filter_by_change_and_kind(audited_home, opened):
 
 def test_one_run_twice_is_said(audited_home, opened):
     assert "one run twice" in opened("compare", before="a-long", after="a-long").info[0].value
+
+
+def test_gates_whose_status_changed_stand_first(audited_home, opened):
+    old, new = Run(audited_home.runs / "a-long"), Run(audited_home.runs / "b-short")
+    turned = [change for change in changes(old, new) if change.status_changed]
+    assert turned
+    said = html(opened("compare", before="a-long", after="b-short"))
+    for change in turned[:6]:
+        assert f"{show(change.before.estimate.value)} (" in said
+        assert f"{change.finding.title}" in said
+
+
+def test_no_gate_that_changed_is_said(home, made, opened):
+    home.runs.mkdir(parents=True)
+    for name in ("one", "two"):
+        home.take(made.runs / "a-long", name)
+    assert "No gate changed its status." in html(opened("compare"))
+
+
+def test_other_models_and_scenarios_are_said(home, made, opened):
+    home.runs.mkdir(parents=True)
+    home.take(made.runs / "a-long", "one")
+    home.take(made.runs / "b-short", "two", models={"other": {"name": "other", "version": 1}}, scenario="another")
+    said = " ".join(warning.value.replace("\\", "") for warning in opened("compare", before="one", after="two").warning)
+    assert "different models, reader and other" in said
+    assert "different scenarios, digits-small and another" in said
+
+
+def test_the_newest_run_with_something_alike_is_compared(home, made, opened):
+    home.runs.mkdir(parents=True)
+    home.take(made.runs / "a-long", "one", started="2026-01-01T00:00:00+00:00")
+    home.take(made.runs / "b-short", "two", started="2026-01-02T00:00:00+00:00")
+    home.take(made.runs / "b-short", "stranger", started="2026-01-03T00:00:00+00:00", scenario="another")
+    app = opened("compare")
+    assert app.selectbox(key="choice-after").value == "two"
+    assert app.selectbox(key="choice-before").value == "one"
+
+
+def test_flipped_samples_that_can_be_seen_stand_first(audited_home, opened):
+    shown = opened("compare", number="performance.classification/accuracy").dataframe[-1].value
+    seen = (shown["to be seen"] != "–").tolist()
+    assert any(seen)
+    assert seen == sorted(seen, reverse=True)
 
 
 def test_an_unknown_run_is_said(audited_home, opened):
