@@ -108,12 +108,12 @@ def run(home: Path, name: str) -> RunView:
 
 
 def described(summary: RunSummary) -> str:
-    """A run on one line, as a choice."""
-    when = f"{summary.started:%Y-%m-%d %H:%M}" if summary.started else ""
+    """A run on one line, as a choice; what its name says already is not said again."""
+    told = bool(summary.started) and f"{summary.started:%Y%m%d-%H%M}" in summary.name
+    when = f"{summary.started:%Y-%m-%d %H:%M}" if summary.started and not told else ""
+    scenario = summary.scenario if summary.scenario not in summary.name else ""
     models = ", ".join(model.shown for model in summary.models)
-    return " · ".join(
-        part for part in (verdict_word(summary.word), summary.scenario, models, when, summary.name) if part
-    )
+    return " · ".join(part for part in (verdict_word(summary.word), models, scenario, when, summary.name) if part)
 
 
 def _newest(summary: RunSummary) -> tuple[float, str]:

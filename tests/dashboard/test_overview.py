@@ -215,3 +215,19 @@ def test_the_newest_run_of_a_version_is_drawn(home, opened):
     assert [summary.name for summary in newest] == ["two"]
     ((version, _summary, finding),) = course._courses(newest).popitem()[1]
     assert (version, finding.estimate.value) == ("toy", 0.9)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("20260102-0304-coins", "✓ Passed · toy · 20260102-0304-coins"),
+        ("one", "✓ Passed · toy · coins · 2026-01-02 03:04 · one"),
+    ],
+)
+def test_a_run_is_described_without_saying_anything_twice(home, opened, name, said):
+    from dashboard.reading import stored
+
+    report = home.coins("first", PASSES)
+    home.take(report.path, name, started="2026-01-02T03:04:00+00:00")
+    summary = next(summary for summary in stored.runs(home.path) if summary.name == name)
+    assert stored.described(summary) == said
