@@ -14,6 +14,7 @@ from jinja2.ext import extract_from_ast
 
 from audit.catalogues import stored
 from audit.catalogues.stored import KEYWORDS, Text
+from audit.cli.explain_session import summary
 from audit.finding import Severity
 from audit.language import CATALOGUES, DOMAIN, LANGUAGES
 from audit.model import FieldKind, OutputSpace, Task
@@ -71,6 +72,8 @@ def vocabulary() -> list[Text]:
         *stored.sentences(),
         *stored.columns(),
         *(text for name in own_checks() for text in _own_words(name)),
+        *(summary(resolve("explainers", name)) for name in available("explainers")),
+        "RMSE",
     ]
 
 

@@ -40,6 +40,7 @@ SOURCES = (
     ),
     *(f"audit/datasets/{name}.py" for name in ("_arrays", "_table", "_texts", "image_folder")),
     "audit/explainers/*.py",
+    "audit/cli/explain_inputs.py",
     "audit/checks/**/*.py",
 )
 SPOKEN = ("audit/judge/verdicts.py", "audit/numbers.py")
@@ -90,7 +91,17 @@ PARTS = (
 """Single words that fill a hole of a sentence."""
 UNITS = ("grey level", "pixel value", "characters", "standard deviations")
 """Units of inputs, as data sources and models of the demo declare them."""
-COMPOSED = ("{value} (n = {n})", "{listed} and {n} more", "severity {n}", "mean of reference")
+COMPOSED = (
+    "true {label}, predicted {answer}, explained {aim}: {output} {score}",
+    "predicted {answer}, explained {aim}: {output} {score}",
+    "true {label}, predicted {answer}",
+    "predicted {answer}",
+    "rows of {source}, numbered among its test rows",
+    "{value} (n = {n})",
+    "{listed} and {n} more",
+    "severity {n}",
+    "mean of reference",
+)
 """Sentences that the source puts together from less than a sentence."""
 CODE = {"x", "y", "p", "fpr", "tpr"}
 """Columns that are called by a letter in every language."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from audit.cli.scenarios import HOME
+from audit.cli.scenarios import HOME, LANG_OF_PAGE
 from audit.parameters import UserError
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def explain(
     ] = False,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")] = Path("explanations"),
+    lang: Annotated[str, LANG_OF_PAGE] = "en",
     home: Annotated[Path | None, HOME] = None,
 ) -> None:
     """Explain single inputs: a picture, the numbers (.npz) and a page (index.html) for each, with several explainers side by side.
@@ -101,9 +102,11 @@ def explain(
     from audit.cli.explain_inputs import InputReader, chosen_rows, data_of
     from audit.cli.explain_session import Session
     from audit.explainers import usual
+    from audit.language import code_of
     from audit.registry.store import Registry
     from audit.stored import audit_home
 
+    language = code_of(lang)
     chosen = chosen_explainers(explainer, set_ or []) if explainer else None
     if data is None and not inputs and not text:
         raise UserError("nothing to explain: give files, --text or --data")
@@ -121,7 +124,7 @@ def explain(
     if quality and others is None:
         raise UserError("--quality puts background rows in the place of what it removes: give --background")
     aim = class_named(target, opened)
-    session = Session(opened, model, chosen, others, aim, quality, seed)
+    session = Session(opened, model, chosen, others, aim, quality, seed, language)
     try:
         session.run(found, out)
     except (UserError, KeyboardInterrupt, OSError):

@@ -61,6 +61,7 @@ class Session:
         background: rows that stand for "absent"; None where none are known.
         target: the class to explain; None for the predicted one.
         quality: measure deletion and insertion gains.
+        language: of the page.
     """
 
     model: AuditedModel
@@ -70,6 +71,7 @@ class Session:
     target: int | None
     quality: bool
     seed: int
+    language: str = "en"
 
     def run(self, inputs: Inputs, out: Path) -> None:
         """Explain, write, and print what was found.
@@ -79,8 +81,10 @@ class Session:
         """
         from audit.cli.terminal import show as print_parts
 
-        methods = [Method(label, name, one.model_dump(mode="json"), _about(one)) for label, name, one in self.chosen]
-        folder = ExplanationFolder(out, self._about(), methods, len(inputs), inputs.notes)
+        methods = [
+            Method(label, name, one.model_dump(mode="json"), summary(type(one))) for label, name, one in self.chosen
+        ]
+        folder = ExplanationFolder(out, self._about(), methods, len(inputs), inputs.notes, self.language)
         lines: list[tuple[str, ...]] = []
         finished = False
         try:
@@ -255,8 +259,9 @@ class Session:
         return clean(said + tail), facts
 
 
-def _about(one: Explainer) -> str:
-    return " ".join((type(one).__doc__ or "").split("\n\n")[0].split("Source:")[0].replace("`", "").split())
+def summary(explainer: type[Explainer]) -> str:
+    """What an explainer's values mean: the first paragraph of its documentation."""
+    return " ".join((explainer.__doc__ or "").split("\n\n")[0].split("Source:")[0].replace("`", "").split())
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audit.cli.scenarios import HOME
+from audit.cli.scenarios import HOME, LANG_OF_PAGE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,12 +39,14 @@ def frontier(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the trainings and the table. Default: HOME/trainings/NAME-frontier.")
     ] = None,
+    lang: Annotated[str, LANG_OF_PAGE] = "en",
     home: Annotated[Path | None, HOME] = None,
 ) -> None:  # fmt: skip
     """Train at several epsilons and without privacy, attack each model, put it in one table. Run again to resume."""
     from rich.console import Console
 
     from audit.cli.terminal import show
+    from audit.language import code_of, speaking
     from audit.privacy.frontier_table import CSV, JSON
     from audit.registry.store import Registry
     from audit.report._frontier_page import frontier_page
@@ -53,6 +55,7 @@ def frontier(
     from audit.train.frontier import sweep
     from audit.train.training_file import read_training
 
+    language = code_of(lang)
     read, root = read_training(file), audit_home(home)
     folder = out or root / "trainings" / f"{read.training.name}-frontier"
     with _watcher(Console(stderr=True)) as watcher:
@@ -61,7 +64,8 @@ def frontier(
             shadows=shadows, watcher=watcher,
         )  # fmt: skip
     page = folder / "frontier.html"
-    write_atomically(page, frontier_page(found))
+    with speaking(language):
+        write_atomically(page, frontier_page(found))
     show(["", _table(found), "", *(f"{mark} {note}" for note, mark in _notes(found).items()), found.price, ""])
     typer.echo(f"page: {page}\nnumbers: {folder / CSV}, {folder / JSON}")
     typer.echo(f"next: audit run {folder / found.points[0].name.removeprefix(f'{found.name}-') / 'audit.yaml'}")

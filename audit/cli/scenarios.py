@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from audit.finding import Severity
 
 HOME = typer.Option("--home", help="Where models, trust and runs live. Default: AUDIT_HOME, or .audit here.")
-LANG = typer.Option("--lang", help="Language of the HTML report: en or zh. What checks say of a model stays English.")
+LANG = typer.Option("--lang", help="Language of the HTML report: en or zh. What is stored stays English.")
+LANG_OF_PAGE = typer.Option("--lang", help="Language of the page: en or zh. What is stored and printed stays English.")
 
 
 def register(app: typer.Typer) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from audit import __version__
 from audit.finding import canonical_json
+from audit.language import gettext as _
+from audit.language import speaking
 from audit.parameters import UserError
 from audit.report._attribution import AttributionReader
 from audit.report._evidence import facts_of, legend_of
@@ -58,6 +60,7 @@ class ExplanationFolder:
         about: the model: reference, digest, task, classes, output, spec; and the seed.
         methods: the explainers.
         planned: how many inputs there will be.
+        language: of the page; pictures, files and what is printed are English.
 
     Raises:
         UserError: the folder cannot be made or written, or holds files.
@@ -68,6 +71,7 @@ class ExplanationFolder:
     methods: Sequence[Method]
     planned: int
     notes: Sequence[str] = ()
+    language: str = "en"
     _page: list[Explained] = field(default_factory=list)
     _inputs: list[dict[str, Any]] = field(default_factory=list)
     _kind: str = ""
@@ -112,11 +116,12 @@ class ExplanationFolder:
         shown = [(one.label, reader, row) for one, reader, (row, _) in zip(self.methods, readers, rows, strict=True)]
         samples: list[Sample] = []
         files, described = [], []
-        for (label, reader, row), (_, meta) in zip(shown, rows, strict=True):
+        for (label, reader, row), (_row, meta) in zip(shown, rows, strict=True):
             drawn, stored = (f"{stem}.{safe_name(label)}.{suffix}" for suffix in ("png", "npz"))
             self._draw(drawn, name, said, [(label, reader, row)])
             self._store(stored, row, {**meta, **self.about, "input": name})
-            sample = reader.sample(row)
+            with speaking(self.language):
+                sample = reader.sample(row)
             sample.title = label
             if samples:
                 sample.pictures = sample.pictures[1:]  # the input stands beside the first
@@ -150,7 +155,9 @@ class ExplanationFolder:
             self.path.rmdir()
             return
         self._write("finished" if finished else "interrupted")
-        write_atomically(self.path / "index.html", self._html(finished))
+        with speaking(self.language):
+            page = self._html(finished)
+        write_atomically(self.path / "index.html", page)
 
     def _write(self, state: str) -> None:
         manifest = {
@@ -178,7 +185,11 @@ class ExplanationFolder:
                 model=self.about["model"],
                 digest=self.about["digest"],
                 classes=self.about["classes"],
-                facts=[str(self.about["task"]), f"explained in {self.about['output']}", f"seed {self.about['seed']}"],
+                facts=[
+                    _(str(self.about["task"])),
+                    _("explained in {output}").format(output=_(str(self.about["output"]))),
+                    _("seed {seed}").format(seed=self.about["seed"]),
+                ],
                 unfinished=not finished,
                 planned=self.planned,
                 legend=legend,
@@ -188,7 +199,9 @@ class ExplanationFolder:
                     {"label": one.label, "facts": facts_of(one.parameters), "about": one.about} for one in self.methods
                 ],
                 inputs=self._page,
-                left_out=f"{left:,} further inputs are in the folder and in manifest.json." if left else "",
+                left_out=_("{n} further inputs are in the folder and in manifest.json.").format(n=f"{left:,}")
+                if left
+                else "",
                 version=__version__,
             )
         )

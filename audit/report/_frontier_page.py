@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from audit import __version__
+from audit.language import gettext as _
 from audit.report import _charts
 from audit.report.html import environment
 
@@ -22,24 +23,37 @@ Pick = Callable[["Point"], "Number | None"]
 def frontier_page(frontier: Frontier) -> str:
     """The frontier as an HTML page that needs nothing beside itself."""
     rates = frontier.rates
-    columns: list[tuple[str, Pick]] = [(frontier.utility, _picking(frontier.utility))]
+    columns: list[tuple[str, Pick]] = [(_utility(frontier), _picking(frontier.utility))]
     for attack in frontier.attacks:
-        columns.append((f"AUC, {attack}", _picking("auc", attack)))
+        columns.append((_("AUC, {attack}").format(attack=attack), _picking("auc", attack)))
         columns += [
-            (f"found at {_percent(rate)} FPR, {attack}", _picking("tpr_at_fpr", attack, rate)) for rate in rates
+            (
+                _("found at {rate} FPR, {attack}").format(rate=_percent(rate), attack=attack),
+                _picking("tpr_at_fpr", attack, rate),
+            )
+            for rate in rates
         ]
     drawn: list[tuple[str, dict[str, Pick], str, float | None]] = [
-        (f"{frontier.utility} on test rows", {frontier.utility: _picking(frontier.utility)}, "linear", None)
+        (
+            _("{metric} on test rows").format(metric=_utility(frontier)),
+            {_utility(frontier): _picking(frontier.utility)},
+            "linear",
+            None,
+        )
     ]
     if frontier.attacks:
-        drawn.append(("membership AUC", {a: _picking("auc", a) for a in frontier.attacks}, "linear", 0.5))
+        drawn.append((_("membership AUC"), {a: _picking("auc", a) for a in frontier.attacks}, "linear", 0.5))
         for rate in rates[:1]:
             found = {a: _picking("tpr_at_fpr", a, rate) for a in frontier.attacks}
-            drawn.append((f"members found at {_percent(rate)} FPR", found, "log", float(rate)))
+            drawn.append((_("members found at {rate} FPR").format(rate=_percent(rate)), found, "log", float(rate)))
     charts = [_chart(frontier, *each, number) for number, each in enumerate(drawn, 1)]
     template = environment().get_template("frontier.html.j2")
     text: str = template.render(frontier=frontier, columns=columns, charts=charts, version=__version__)
     return text.rstrip("\n") + "\n"
+
+
+def _utility(frontier: Frontier) -> str:
+    return _({"rmse": "RMSE"}.get(frontier.utility, frontier.utility))
 
 
 def _percent(rate: str) -> str:
@@ -59,7 +73,7 @@ def _chart(
     ticks = {f"{spent:.2g}": spent for spent, _ in private}
     right = max(ticks.values(), default=1.0) * 2
     if plain:
-        ticks["none"] = right
+        ticks[_("none")] = right
     places = [spent for spent, _ in private] + [math.nan, right] * bool(plain)
     shown: list[Point | None] = [point for _, point in private]
     shown += [None, *plain] if plain else []
@@ -68,7 +82,7 @@ def _chart(
         for name, pick in picks.items()
     ]
     return _charts.points(
-        lines, title=label, x_label=f"epsilon spent, at delta {frontier.delta:g}", y_label=label, y_scale=scale, ticks=ticks,
+        lines, title=label, x_label=_("epsilon spent, at delta {delta}").format(delta=f"{frontier.delta:g}"), y_label=label, y_scale=scale, ticks=ticks,
         chance=chance, number=number,
     )  # fmt: skip
 

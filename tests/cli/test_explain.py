@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -216,6 +217,22 @@ def test_texts_are_shaded(told: Audit, tmp_path: Path) -> None:
     named = told("mood", table, "--column", "other", "-e", "permutation_shap", out="named")
     assert named.code == 0, named.err
     assert 'title="' not in (tmp_path / "named" / "index.html").read_text().split("<main>")[1], "x and y say nothing"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_page_speaks_chinese_and_the_files_english(told: Audit, tmp_path: Path) -> None:
+    words = ("mood", "--text", "a great film, not awful", "-e", "permutation_shap")
+    english, chinese = told(*words), told(*words, "--lang", "zh", out="chinese")
+    assert (chinese.code, chinese.out) == (0, english.out.replace("out/index", "chinese/index")), chinese.err
+    assert (tmp_path / "out" / "manifest.json").read_text() == (tmp_path / "chinese" / "manifest.json").read_text()
+    text = (tmp_path / "chinese" / "index.html").read_text()
+    page = check(text, {path.name for path in (tmp_path / "chinese").iterdir()})
+    assert '<html lang="zh-CN">' in text
+    assert "采样计算的 Shapley 值" in page.said
+    assert "text 1：预测 " in page.said
+    prose = [said for said in re.findall(r">([^<{]+)<", text) if re.search("[a-z]{3,} [a-z]{2,} [a-z]{2,}", said)]
+    assert prose == []
+    assert told(*words, "--lang", "fr", out="x").code == 2
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -66,9 +66,13 @@ def test_a_table_a_page_and_what_choosing_costs(audit: Callable[..., Any], file:
     assert f"next: audit run {folder / 'eps-1' / 'audit.yaml'}" in told.out
     assert (folder / "eps-1" / "audit.yaml").exists()
     assert "training soft-plain" in told.err
-    again = audit("frontier", file, "-e", "1,4", "-a", "loss", "--home", tmp_path / "home")
+    again = audit("frontier", file, "-e", "1,4", "-a", "loss", "--home", tmp_path / "home", "--lang", "zh")
     assert "soft-plain@1: trained and audited before, unchanged" in again.err
     assert "training" not in again.err
+    assert again.out == told.out, "what is printed stays English"
+    page = (folder / "frontier.html").read_text()
+    assert '<html lang="zh-CN">' in page
+    assert "无隐私保护的模型和攻击所得的数值直接来自这些样本" in page
 
 
 @pytest.mark.parametrize(
@@ -76,6 +80,7 @@ def test_a_table_a_page_and_what_choosing_costs(audit: Callable[..., Any], file:
     [
         (("--epsilons", "1;2"), "--epsilons 1;2: write numbers with commas between them"),
         (("--epsilons", ","), "epsilons must be positive numbers"),
+        (("--lang", "fr"), "there is no language 'fr'"),
         (("--attack", "los"), "input should be 'loss', 'class_threshold'"),
         (("--attack", "lira", "--shadows", "3"), "shadows"),
         (("--attack", "rmia", "--references", "9"), "--references"),

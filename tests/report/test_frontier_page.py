@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+from audit.language import speaking
 from audit.privacy.frontier_table import Frontier, Number, Point
 from audit.report._frontier_page import frontier_page
 
@@ -90,3 +91,12 @@ def test_what_is_not_there_yet_is_said() -> None:
 def test_reading_and_drawing_take_no_torch() -> None:
     code = "import sys, audit.report._frontier_page, audit.privacy.frontier_table; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_page_speaks_chinese() -> None:
+    with speaking("zh_CN"):
+        page = frontier_page(WHOLE)
+    texts = [text for text in re.findall(r">([^<{]+)<", page) if re.search("[a-z]{3,} [a-z]{2,}", text)]
+    assert texts == []
+    tables = [re.findall(r"\d+\.\d+", text.split('id="charts"')[0]) for text in (frontier_page(WHOLE), page)]
+    assert tables[0] == tables[1], "the numbers are the same"
