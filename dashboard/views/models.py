@@ -79,8 +79,7 @@ def show() -> None:
         if asked:
             st.error(_("There is no model '{name}' in this registry.").format(name=plain(asked)))
         return
-    _detail(card, audited.get(registered.version_of(card), []))
-    _versions(card, [one for one in cards if one.name == card.name], audited)
+    _detail(card, [one for one in cards if one.name == card.name], audited)
 
 
 def _how_to_start(home: str) -> None:
@@ -193,7 +192,8 @@ def _input(card: ModelCard) -> str:
 # --- one version -------------------------------------------------------------------------------------------------
 
 
-def _detail(card: ModelCard, runs: Sequence[RunSummary]) -> None:
+def _detail(card: ModelCard, versions: Sequence[ModelCard], audited: Audited) -> None:
+    runs = audited.get(registered.version_of(card), [])
     st.subheader(plain(card.ref), divider="gray")
     _verdict(runs)
     left, right = st.columns(2, gap="large")
@@ -203,6 +203,7 @@ def _detail(card: ModelCard, runs: Sequence[RunSummary]) -> None:
         st.html(opened.facts(_("What it does"), _behaviour(card)))
     _fields(card)
     _runs(runs)
+    _versions(card, versions, audited)
     tried = registered.tested(card, runs)
     _tests(tried)
     _training(card, tried)
@@ -219,9 +220,9 @@ def _verdict(runs: Sequence[RunSummary]) -> None:
     said = told((run.problem or run.sentence).removeprefix("no verdict: "))
     when = f"{run.started:%Y-%m-%d %H:%M}" if run.started else ""
     st.html(
-        f'<div class="verdict {status} small"><div class="sign" aria-hidden="true">{escape(STATUS[status].icon)}</div>'
-        f'<div class="said"><p class="word">{escape(headline)}</p><p class="sentence">{escape(said)}</p>'
-        f'<p class="soft">{escape(" · ".join(part for part in (run.scenario, when) if part))}</p></div></div>'
+        f'<div class="verdict {status} small"><div class="head"><div class="sign" aria-hidden="true">{escape(STATUS[status].icon)}</div>'
+        f'<div class="said"><p class="word">{escape(headline)}</p><p class="sentence">{escape(said[:1].upper() + said[1:])}</p>'
+        f'<p class="soft">{escape(" · ".join(part for part in (run.scenario, when) if part))}</p></div></div></div>'
     )
     others = [one for one in registered.verdicts(runs).values() if one.name != run.name]
     if others:
