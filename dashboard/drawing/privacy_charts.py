@@ -396,7 +396,7 @@ def frontier(
     scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
     axis = alt.Axis(format=".2~%", values=SHARES) if log else alt.Axis(format=".3~g", tickCount=5)
     y = alt.Y("value:Q", title=label, scale=scale, axis=axis)
-    legend = None if len(picks) == 1 else alt.Legend(title=None, orient="bottom", symbolDash=[1, 0])
+    legend = None if len(picks) == 1 else alt.Legend(title=None, orient="bottom", symbolStrokeWidth=0)
     base = alt.Chart(frame).encode(x=x, color=alt.Color("series:N", scale=looks["color"], legend=legend))
     tips = [
         alt.Tooltip("model:N", title=_("model")),

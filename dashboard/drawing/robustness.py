@@ -68,7 +68,9 @@ def over_eps(curves: Sequence[Curve], limits: Sequence[Limit], *, title: str, la
     looks = charts.series_scale(names)
     color = alt.Color("series:N", scale=looks["color"], legend=charts.legend_of(names))
     furthest = max((eps for curve in curves for eps, *_ends in curve.points), default=1.0)
-    x = alt.X("eps:Q", title=label, scale=alt.Scale(domain=[0, 1.08 * furthest], nice=False))
+    x = alt.X(
+        "eps:Q", title=label, scale=alt.Scale(domain=[0, 1.08 * furthest], nice=False), axis=alt.Axis(tickCount=10)
+    )
     y = alt.Y("accuracy:Q", title=_("accuracy"), scale=alt.Scale(domain=[0, 1]))
     base = alt.Chart(pd.DataFrame(rows)).encode(x=x, color=color)
     tips = [

@@ -81,7 +81,7 @@ def _each(piece: Piece, stored: Evidence) -> None:
             cells, title=_("Error rate by corruption and severity, the worst first"), row_title=_("corruption"), column_title=_("severity"),
             label=_("share answered wrongly"),
         ),
-        _("Good: pale cells. A dark line is a corruption to train against, or to refuse inputs for."),
+        _("Good: faint cells. A strong line is a corruption to train against, or to refuse inputs for."),
         key=f"corruptions-{piece.step}",
     )  # fmt: skip
 

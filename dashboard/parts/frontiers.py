@@ -10,6 +10,7 @@ import streamlit as st
 from audit.numbers import show as number
 from audit.numbers import show_interval
 from audit.privacy.frontier_table import Frontier, Number, Point
+from audit.report._told import told
 from dashboard import links
 from dashboard.drawing import charts, privacy_charts
 from dashboard.parts.markdown import plain
@@ -44,7 +45,7 @@ def show(found: Sequence[Found], digest: str) -> None:
     _charts(frontier)
     _table(frontier)
     if frontier.price:
-        st.warning(plain(frontier.price), icon=":material/info:")
+        st.warning(plain(told(frontier.price)), icon=":material/info:")
 
 
 def _told(frontier: Frontier) -> None:

@@ -10,6 +10,7 @@ import streamlit as st
 
 from audit.numbers import show
 from audit.report import _told
+from audit.report._about import title_of
 from audit.report._evidence import DAMAGE
 from audit.report._view import RunView
 from audit.run_folder import Evidence
@@ -41,6 +42,19 @@ def cautions(found: Sequence[Number]) -> None:
             st.html("".join(f"<p>{html.escape(caution)}</p>" for caution in said))
 
 
+def adversary(one: Number) -> str:
+    """What the adversary of a number knows, in two words; empty where nobody attacks."""
+    if one.threat is None:
+        return ""
+    return {
+        "white_box": _("white box"),
+        "black_box_scores": _("sees scores"),
+        "black_box_labels": _("sees labels only"),
+        "training_data": _("holds training data"),
+        "artefact": _("holds the model file"),
+    }.get(one.threat.access, one.threat.access)
+
+
 def told(problems: Sequence[str]) -> None:
     """Damage, a line each."""
     for problem in dict.fromkeys(problems):
@@ -51,7 +65,7 @@ def status_line(view: RunView, one: Number) -> None:
     """A number in words with its status, what limits it, and the way to its finding."""
     status, finding = one.status, one.finding
     title = f", {_(finding.title)}" if finding and finding.title else ""
-    text = _told.told(finding.message) if finding else f"{one.metric.replace('_', ' ')} {show(one.value)}"
+    text = _told.told(finding.message) if finding else f"{title_of(one.check, one.metric)} {show(one.value)}"
     items = "".join(f"<li>{html.escape(_told.told(caution))}</li>" for caution in one.cautions)
     said = (
         f'<p><span class="tone {status}">{html.escape(status_sign(status))}</span> <b>{html.escape(one.named)}</b>{html.escape(title)}: '

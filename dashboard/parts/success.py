@@ -156,7 +156,7 @@ def _by_class(view: RunView, found: Sequence[Number], step: str, tallies: _Talli
             cells, title=_("Success by attack and class: {step}").format(step=step.removeprefix(FAMILY)), row_title=_("true class"),
             column_title=_("attack"), label=_("share broken"),
         ),
-        _("Good: all cells pale, and none much darker than those below and above: a class that breaks first is where to look. Few rows (n) say "
+        _("Good: all cells faint, and none much stronger than those below and above: a class that breaks first is where to look. Few rows (n) say "
           "little.") + more,
         key="success-by-class",
     )  # fmt: skip
@@ -197,7 +197,7 @@ def _mistakes(view: RunView, step: str, tallies: _Tallies, series: Sequence[Exam
             cells += [(true, answer, count, count / n) for (from_, answer), count in pairs.items() if from_ == true]
     charts.draw(
         evidence_charts.confusion(cells, known).properties(title=title, height=charts.AROUND + 30 * len(known)),
-        _("Good: rows on the diagonal only, for those withstood every attack. A dark cell beside it is a pair of classes that a small change "
+        _("Good: rows on the diagonal only, for those withstood every attack. A strong cell beside it is a pair of classes that a small change "
           "makes into each other.") + " " + told,
         key="mistakes",
     )  # fmt: skip

@@ -9,10 +9,10 @@ from dataclasses import replace
 import streamlit as st
 
 from audit.numbers import show as show_number
+from audit.report._about import title_of
 from audit.report._view import RunView
-from audit.report._words import ACCESS
 from dashboard import links
-from dashboard.parts import attacked, choosing, corruptions, masking, price, security_curve, success
+from dashboard.parts import attacked, choosing, corruptions, masking, price, security_curve, stated, success
 from dashboard.parts.markdown import plain
 from dashboard.reading import evidence
 from dashboard.reading.evidence import Examples
@@ -126,14 +126,13 @@ def _summary(found: Sequence[Number]) -> None:
     for one in found:
         if one.dims or one.metric not in HEADLINES:
             continue
-        threat = one.threat
         rows.append(
             {
                 "status": status_sign(one.status),
                 "entry": one.step.removeprefix(FAMILY),
-                "access": _(ACCESS.get(threat.access, threat.access)).split(" (")[0].split(", ")[-1] if threat else "",
+                "access": stated.adversary(one),
                 "within": _within(one),
-                "metric": _(one.finding.title if one.finding and one.finding.title else one.metric.replace("_", " ")),
+                "metric": title_of(one.check, one.metric),
                 "value": one.value,
                 "interval": one.interval,
                 "n": one.n,
@@ -169,7 +168,7 @@ def _attacks(found: Sequence[Number]) -> None:
             )
     said = "; ".join(f"{entry}: {', '.join(names)}" for entry, names in entries.items() if names)
     if said:
-        st.caption(_("Attacks of {entries}.").format(entries=plain(said)))
+        st.caption(_("Attacks: {entries}.").format(entries=plain(said)))
 
 
 def _within(one: Number) -> str:

@@ -10,12 +10,13 @@ import streamlit as st
 
 from audit.finding import Finding, Status
 from audit.parameters import UserError
+from audit.report._about import title_of
 from audit.report._told import told
 from audit.report._view import RunView
-from audit.report._words import ACCESS, clean, part_of
+from audit.report._words import clean, part_of
 from dashboard import links
 from dashboard.drawing.privacy_charts import Allowed
-from dashboard.parts import budget, choosing, frontiers, leaks, ledger, membership
+from dashboard.parts import budget, choosing, frontiers, leaks, ledger, membership, stated
 from dashboard.parts.markdown import plain
 from dashboard.reading import stored, trainings
 from dashboard.reading.measured import Number, numbers
@@ -129,9 +130,7 @@ def _summary(measured: Sequence[Number]) -> None:
             "interval": one.interval,
             "n": one.n,
             "required": (one.finding.required or "") if one.finding else "",
-            "access": _(ACCESS.get(one.threat.access, one.threat.access)).split(" (")[0].split(", ")[-1]
-            if one.threat
-            else "",
+            "access": stated.adversary(one),
         }
         for one in shown
     ]
@@ -157,7 +156,7 @@ def _title_of(one: Number) -> str:
         found = _("members found at {rate} false positives").format(rate=f"{100 * float(one.dims['fpr']):g} %")
         rest = ", ".join(f"{k} {v}" for k, v in {**one.dims, **one.cell}.items() if k != "fpr")
         return f"{found} ({rest})" if rest else found
-    title = _(one.finding.title if one.finding and one.finding.title else one.metric.replace("_", " "))
+    title = title_of(one.check, one.metric)
     part = part_of(one.finding) if one.finding else ", ".join(f"{k} {v}" for k, v in {**one.dims, **one.cell}.items())
     return f"{title} ({part})" if part else title
 
