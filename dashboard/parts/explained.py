@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PARTS: tuple[Part, ...] = ("signed", "positive", "negative", "absolute")
+SHARES = ("damage by top", "damage by top gain", "top k intersection", "mask area", "relevance mass", "relevance share")
+"""Numbers on a map that are shares, beside those whose names begin so."""
 MOST_CHANNELS = 4
 """Channels of a series that are drawn: those that contribute most."""
 
@@ -253,13 +255,37 @@ def known_of(one: Map) -> list[tuple[str, str]]:
     names = {"score": _("score"), "base_value": _("base value"), "error": _("own error")}
     found = [(said, show(float(row[name]))) for name, said in names.items() if name in row and np.ndim(row[name]) == 0]
     return found + [
-        (f"{_(q.name)} · {q.check.removeprefix('explanation.')}", quality_text(q.name, q.value)) for q in one.quality
+        (f"{quality_name(q.name)} · {q.check.removeprefix('explanation.')}", quality_text(q.name, q.value))
+        for q in one.quality
     ]
+
+
+def quality_name(name: str) -> str:
+    """What a number on a map measures, in the reader's words; an unknown one as its check stored it."""
+    known = {
+        "deletion gain": _("deletion gain"),
+        "insertion gain": _("insertion gain"),
+        "relative gap": _("relative gap"),
+        "rank correlation": _("rank correlation"),
+        "top k intersection": _("first features kept"),
+        "own answer correlation": _("correlation with the original's map"),
+        "damage by top": _("damage through its first features"),
+        "damage by top gain": _("damage above random features'"),
+        "effective features": _("effective features"),
+        "infidelity": _("infidelity"),
+        "mask area": _("area of the marked region"),
+        "max sensitivity": _("largest sensitivity"),
+        "relevance mass": _("relevance within the marked region"),
+        "relevance share": _("relevance of the shortcut"),
+        "real effect": _("real effect"),
+        "told effect": _("effect as explained"),
+    }
+    return known.get(name, name)
 
 
 def quality_text(name: str, value: float) -> str:
     """A share in percent, anything else as a number."""
-    if name.replace(" ", "_").startswith(PERCENT):
+    if name in SHARES or name.replace(" ", "_").startswith(PERCENT):
         return f"{charts.short(100 * value)} %"
     return charts.short(value, 4)
 

@@ -20,8 +20,12 @@ from dashboard.words import _
 OWN, SAME = "own", "same"
 
 
-def draw(found: Sequence[Moved], scene: Scene) -> None:
-    """Every stored attack on a row, those that change the answer first."""
+def draw(found: Sequence[Moved], scene: Scene, live: Callable[[Map, str], None]) -> None:
+    """Every stored attack on a row, those that change the answer first.
+
+    Args:
+        live: draws a way to explain a map's input live, in these words.
+    """
     target = OWN
     if any(len(one.after) > 1 for one in found):
         # Of two classes, one's map is all but the other's with its signs turned round.
@@ -36,6 +40,7 @@ def draw(found: Sequence[Moved], scene: Scene) -> None:
         forms: dict[str, Callable[[Map, Map, Scene], None]] = {"image": _images, "table": _tables}
         forms.get(form, _others)(one.before, after, scene)
         st.caption(_good(one, after))
+        live(after, _("Explain the attacked input live"))
 
 
 def _heading(one: Moved, scene: Scene) -> None:
@@ -106,8 +111,12 @@ def _images(before: Map, after: Map, scene: Scene) -> None:
                 gallery.picture(png, caption)
     facts = [(_("shared scale"), explained.scale_text(limit, scene.look)), *_largest(before, after)]
     _facts(before, after, facts)
-    if planes(before.row["x"]).ndim == 2:
-        st.caption(_("Of the change and of the difference, blue is less, orange is more, and white is nothing."))
+    grey = planes(before.row["x"]).ndim == 2
+    st.caption(
+        _("Of the change and of the difference, blue is less, orange is more, and white is nothing.")
+        if grey
+        else _("Of the difference, blue is less, orange is more, and white is nothing; of the change, grey is nothing.")
+    )
 
 
 def _largest(before: Map, after: Map) -> list[tuple[str, str]]:
@@ -130,7 +139,7 @@ def _facts(before: Map, after: Map, between: list[tuple[str, str]]) -> None:
 
 
 def _quality(one: Map) -> list[tuple[str, str]]:
-    return [(_(quality.name), explained.quality_text(quality.name, quality.value)) for quality in one.quality]
+    return [(explained.quality_name(q.name), explained.quality_text(q.name, q.value)) for q in one.quality]
 
 
 # --- tables, series, texts ---------------------------------------------------------------------------------------

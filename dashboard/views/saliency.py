@@ -186,7 +186,8 @@ def _sample(view: RunView, maps: Maps, classes: Sequence[str], chosen: str) -> N
     everything = maps.of(chosen)
     at = maps.rows.ids.index(chosen)
     _heading(view, maps.rows, at, classes)
-    _live(view, *_first(maps, chosen))
+    said = _("Explain another class live") if classes else _("Explain it live by any explainer")
+    _live(view, _first(maps, chosen)[0], chosen, said)
     found, look = _chosen_maps(maps, everything, classes)
     if not found:
         st.info(_("None of the chosen explainers stored a map of this sample for this class."))
@@ -195,7 +196,7 @@ def _sample(view: RunView, maps: Maps, classes: Sequence[str], chosen: str) -> N
     explained.draw(found, scene)
     st.subheader(_("Deletion and insertion of this sample"))
     explained.curves(found, classes)
-    _under_attack(maps, chosen, scene)
+    _under_attack(view, maps, chosen, scene)
     _adversarial(view, maps, chosen, classes)
 
 
@@ -217,13 +218,12 @@ def _heading(view: RunView, rows: Rows, at: int, classes: Sequence[str]) -> None
     st.caption(plain(" · ".join(filter(None, (_("row {row}").format(row=rows.ids[at]), fate)))))
 
 
-def _live(view: RunView, series: MapSeries, at: int) -> None:
-    """A way to explain this very sample for any class, by any explainer."""
+def _live(view: RunView, series: MapSeries, row: str, said: str) -> None:
+    """A way to explain an input for any class, by any explainer."""
     if links.offered("live"):
-        told = _("Explain another class live") if series.reader.classes else _("Explain it live by any explainer")
         links.link(
-            told, "live", icon=":material/experiment:", model=_ref(view, series.piece.model),
-            run=view.run.name, evidence=series.piece.ref.path, sample=series.evidence.ids[at],
+            said, "live", icon=":material/experiment:", model=_ref(view, series.piece.model), run=view.run.name,
+            evidence=series.piece.ref.path, sample=row,
         )  # fmt: skip
 
 
@@ -257,7 +257,7 @@ def _of_evidence(maps: Maps, labels: list[str]) -> list[str]:
     return list(dict.fromkeys([*first, *labels]))
 
 
-def _under_attack(maps: Maps, chosen: str, scene: Scene) -> None:
+def _under_attack(view: RunView, maps: Maps, chosen: str, scene: Scene) -> None:
     """What the attacks of the run made of the sample, where they stored maps."""
     if (
         not maps.attacked and _form(maps) == "text"
@@ -265,7 +265,7 @@ def _under_attack(maps: Maps, chosen: str, scene: Scene) -> None:
         return
     st.subheader(_("Original and attacked, with both maps"))
     if found := maps.moved(chosen):
-        under_attack.draw(found, scene)
+        under_attack.draw(found, scene, lambda one, said: _live(view, one.series, chosen, said))
     elif maps.attacked:
         st.caption(
             ngettext(

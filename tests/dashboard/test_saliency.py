@@ -26,6 +26,7 @@ from audit.report._images import palette, summed
 from audit.run_folder import Run
 from audit.scenario import parse
 from dashboard.drawing import paired, pictures
+from dashboard.parts import explained as explained_part
 from dashboard.reading import evidence, stored
 
 IMAGES = """\
@@ -265,6 +266,12 @@ def broken_sample(home: Path, name: str) -> tuple[str, evidence.Moved]:
     return next((row, one) for row, one in alone if one.changed)
 
 
+def quality_of(home: Path, row: str) -> list[evidence.Quality]:
+    maps = maps_of(home, "images")
+    moved = [one for found in maps.moved(row) for one in (found.before, *found.after)]
+    return [quality for one in (*maps.of(row), *moved) for quality in one.quality]
+
+
 def shows(picture: np.ndarray, x: np.ndarray) -> bool:
     """Whether a picture is an input in 0..16, pixel by pixel."""
     factor = picture.shape[0] // 8
@@ -385,7 +392,7 @@ def test_an_attack_that_changes_the_answer_shows_inputs_change_maps_and_differen
     painted = pictures.painted(totals[1] - totals[0], limit)
     factor = drawn["difference of the maps"].shape[0] // 8
     np.testing.assert_array_equal(drawn["difference of the maps"][::factor, ::factor], np.round(painted))
-    assert "<dt>own answer correlation</dt>" in html(app)
+    assert "<dt>correlation with the original&#x27;s map</dt>" in html(app)
 
 
 def test_the_class_that_the_attacked_input_is_explained_for_can_be_chosen(there, seen):
@@ -394,8 +401,8 @@ def test_the_class_that_the_attacked_input_is_explained_for_can_be_chosen(there,
     for app, one in ((own, moved.after[0]), (same, moved.after[1])):
         assert f"map of the attacked, for {one.target}" in figures(app)
     assert figures(own)["difference of the maps"].tobytes() != figures(same)["difference of the maps"].tobytes()
-    assert "<dt>top k intersection</dt>" in html(same)
-    assert "<dt>own answer correlation</dt>" not in html(same)
+    assert "<dt>first features kept</dt>" in html(same)
+    assert "<dt>correlation with the original&#x27;s map</dt>" not in html(same)
 
 
 def test_where_no_attack_stored_a_map_of_the_sample_the_others_are_offered(there, opened):
@@ -455,6 +462,20 @@ def test_a_sample_can_be_explained_live_for_any_class(there, seen):
     assert (query["run"], query["sample"], query["model"]) == (["images"], [sample], ["reader"])
     series = next(one for one in maps_of(there, "images").series if one.piece.ref.path == query["evidence"][0])
     assert sample in series.places
+    broken, moved = broken_sample(there, "images")
+    attacked = next(
+        parse_qs(one.proto.query_string) for one in seen(run="images", sample=broken, shifted="same").get("page_link")
+        if one.proto.label == "Explain the attacked input live"
+    )  # fmt: skip
+    assert (attacked["evidence"], attacked["sample"]) == ([moved.after[1].series.piece.ref.path], [broken])
+
+
+def test_every_number_that_a_check_stores_beside_its_maps_has_a_name(there):
+    stored_names = {q.name for row in maps_of(there, "images").rows.ids for q in quality_of(there, row)}
+    assert {"damage by top", "deletion gain", "rank correlation", "top k intersection"} <= stored_names
+    assert explained_part.quality_name("damage by top") == "damage through its first features"
+    assert explained_part.quality_text("damage by top", 0.123456) == "12.3 %"
+    assert explained_part.quality_name("of a plug-in") == "of a plug-in"
 
 
 def test_an_attacked_sample_leads_to_its_adversarial_example(there, seen):
