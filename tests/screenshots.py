@@ -1,4 +1,4 @@
-"""``make screenshots``: the dashboard's pages as they look on the demo's own runs, for the README and for whoever changes a page.
+"""``make screenshots``: the dashboard's pages and a report as they look on the demo's own runs, for the README and for whoever changes one.
 
 ``python tests/screenshots.py --home DIR --out DIR --width 1920 --scheme dark --lang zh_CN --whole`` shows the rest.
 """
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from browsing import chromium, missing, opened, serving, settled, whole
 
+from audit.language import speaking
+from audit.report import render
 from audit.run_folder import Run
 from audit.stored import audit_home, stored_runs
 
@@ -22,26 +24,38 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 HEIGHT, MOST = 1040, 6000
 COLOURS = 256
+REPORT = "report"
+"""Name of the picture of an HTML report."""
 PAIR = ("fashion-plain", "fashion-private")
 """The demo's models that are compared, if both were audited."""
 
 
-def addresses(home: Path) -> dict[str, str]:
-    """Name of a picture → query of its page."""
+def finished(home: Path) -> list[Run]:
+    """The runs to choose from, the newest first."""
     runs = [run for run in stored_runs(home) if isinstance(run, Run) and run.state == "finished"]
     if not runs:
         sys.exit(f"no finished run in {home}: audit demo makes some")
+    return runs
 
-    def newest(scenario: str, model: str = "") -> str:
-        """The newest run of a scenario, of any where it never ran."""
-        return next((run.name for run in runs if _is_of(run, scenario, model)), runs[0].name)
 
-    before, after = (newest("privacy", model) for model in PAIR)
+def newest(runs: list[Run], scenario: str, model: str = "") -> Run:
+    """The newest run of a scenario, of any where it never ran."""
+    return next((run for run in runs if _is_of(run, scenario, model)), runs[0])
+
+
+def _is_of(run: Run, scenario: str, model: str) -> bool:
+    models = (ref.split("@")[0] for ref in run.manifest.get("models", {}))
+    return run.manifest.get("scenario") == scenario and (not model or model in models)
+
+
+def addresses(runs: list[Run]) -> dict[str, str]:
+    """Name of a picture → query of its page."""
+    before, after = (newest(runs, "privacy", model).name for model in PAIR)
     return {
         "overview": "page=overview",
-        "run": f"page=run&run={newest('imagenet')}",
-        "saliency": f"page=saliency&run={newest('digits')}&fate=map",
-        "attacks": f"page=attacks&run={newest('digits')}&norm=linf",
+        "run": f"page=run&run={newest(runs, 'imagenet').name}",
+        "saliency": f"page=saliency&run={newest(runs, 'digits').name}&fate=map",
+        "attacks": f"page=attacks&run={newest(runs, 'digits').name}&norm=linf",
         "privacy": f"page=privacy&run={before}",
         "compare": f"page=compare&before={before}&after={after}",
         "models": "page=models&model=fashion-private@1",
@@ -50,17 +64,13 @@ def addresses(home: Path) -> dict[str, str]:
     }
 
 
-def _is_of(run: Run, scenario: str, model: str) -> bool:
-    models = (ref.split("@")[0] for ref in run.manifest.get("models", {}))
-    return run.manifest.get("scenario") == scenario and (not model or model in models)
-
-
 def picture(page: Page, path: Path) -> None:
-    """Take the window into a PNG of few colours: a README is to load at once."""
+    """Take the window into a PNG of few colours, for a README is to load at once, and say where it is."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(path)
 
 
 def main() -> None:
@@ -77,7 +87,8 @@ def main() -> None:
     if lacking := missing():
         sys.exit(lacking)
     home = audit_home(given.home)
-    found = {name: query for name, query in addresses(home).items() if not given.pages or name in given.pages}
+    runs = finished(home)
+    found = {name: query for name, query in addresses(runs).items() if not given.pages or name in given.pages}
     given.out.mkdir(parents=True, exist_ok=True)
     with serving(home) as address, chromium() as browser:
         for name, query in found.items():
@@ -88,9 +99,12 @@ def main() -> None:
                 if given.whole:
                     whole(page, MOST)
                     settled(page)
-                path = given.out / f"dashboard-{name}.png"
-                picture(page, path)
-                print(path)
+                picture(page, given.out / f"dashboard-{name}.png")
+        if not given.pages or REPORT in given.pages:
+            with opened(browser, width=given.width, height=HEIGHT, scheme=given.scheme) as page:
+                with speaking(given.lang):
+                    page.set_content(render("html", newest(runs, "digits")), wait_until="load")
+                picture(page, given.out / f"{REPORT}.png")
 
 
 if __name__ == "__main__":
