@@ -142,14 +142,22 @@ def _fixed(text: Text) -> int:
 
 
 def columns() -> list[str]:
-    """Names of the columns of stored tables, as a page writes them: what checks hand to ``append`` by name."""
+    """Names of stored columns and of qualities of maps, as a page writes them: what checks hand to ``append`` and ``add`` by name."""
     calls = [
         node
         for path in sorted(ROOT.glob("audit/checks/**/*.py"))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "append"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("append", "add")
     ]
-    return sorted({keyword.arg.replace("_", " ") for call in calls for keyword in call.keywords if keyword.arg} - CODE)
+    qualities = {
+        "top k intersection",
+        "rank correlation",
+        "deletion gain",
+        "insertion gain",
+    }  # handed over as a mapping
+    return sorted(
+        qualities | {keyword.arg.replace("_", " ") for call in calls for keyword in call.keywords if keyword.arg} - CODE
+    )
 
 
 def write() -> None:

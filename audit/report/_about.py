@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
 
+from audit.language import gettext as _
 from audit.names import available, resolve
 from audit.parameters import UserError
 
@@ -25,6 +27,8 @@ class About:
     blind_spots: str = ""
     remedy: str = ""
     controls: tuple[str, ...] = ()
+    titles: Mapping[str, str] = field(default_factory=dict)
+    """Of its metrics."""
     needs: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
 
@@ -44,9 +48,15 @@ def about(check: str) -> About:
         blind_spots=sections.get("Blind spots", ""),
         remedy=str(getattr(found, "remedy", "")),
         controls=tuple(map(str, getattr(found, "controls", ()))),
+        titles={metric.name: metric.title for metric in getattr(found, "metrics", ())},
         needs=_needs(found),
         tasks=tuple(sorted(map(str, getattr(found, "tasks", ())))),
     )
+
+
+def title_of(check: str, metric: str) -> str:
+    """A metric for a reader; its name where this installation does not know the check."""
+    return _(about(check).titles.get(metric) or metric.replace("_", " "))
 
 
 def _needs(found: type[Any]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from audit.report._sample import BarList, Sample, bar_list, named, number
 from audit.report._series_map import series_map
 from audit.report._table_changes import cell_of
 from audit.report._text_map import shaded, words_of
+from audit.report._told import told
 from audit.report._words import clean, mapping
 
 if TYPE_CHECKING:
@@ -221,14 +222,14 @@ def _largest(amounts: NDArray[Any], most: int) -> list[int]:
 
 def _numbers(row: Mapping[str, Any]) -> list[str]:
     """What is known of the attribution: score, error, and how good it is."""
-    told = {"score": _("score"), "base_value": _("base value")}
-    found = [f"{said} {number(row[name])}" for name, said in told.items() if name in row]
+    words = {"score": _("score"), "base_value": _("base value")}
+    found = [f"{said} {number(row[name])}" for name, said in words.items() if name in row]
     if "error" in row:
         found.append(_("error {value}").format(value=_short(row["error"])))
     for name in sorted(name for name in row if name.startswith("quality_")):
         what = name.removeprefix("quality_")
         written = _percent(float(row[name])) if what.startswith(PERCENT) else _short(row[name])
-        found.append(f"{clean(what).replace('_', ' ')} {written}")
+        found.append(f"{told(clean(what).replace('_', ' '))} {written}")
     return found
 
 

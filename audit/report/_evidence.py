@@ -12,6 +12,7 @@ from audit.language import gettext as _
 from audit.numbers import show
 from audit.parameters import UserError
 from audit.report import _charts, _samples
+from audit.report._about import title_of
 from audit.report._attribution import AttributionReader
 from audit.report._images import Picture, planes, scale_bar
 from audit.report._sample import Sample
@@ -135,8 +136,8 @@ def _fill(block: Block, view: RunView, ref: EvidenceRef, budget: Budget, number:
 def _outcome(view: RunView, step: str, ref: EvidenceRef) -> str:
     """The metric whose outcomes are stored, and of which part."""
     metric, _dash, part = ref.path.rsplit("/", 1)[-1].partition("-")
-    titles = [f.title for f in view.findings if f.step == step and f.metric == metric]
-    title = _(titles[0]) if titles else clean(metric.replace("_", " "))
+    checks = [record.check for record in view.recorded if record.step == step]
+    title = clean(title_of(checks[0] if checks else "", metric))
     return _("{title} ({part})").format(title=title, part=clean(part)) if part else title
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from audit.finding import Finding, Measurement, Status
 from audit.language import gettext as _
 from audit.numbers import show, show_interval
+from audit.report._about import title_of
 from audit.report._view import RunView
 from audit.report._words import dim_of, interval_of, n_of, value_of, value_of_dim
 
@@ -66,7 +67,7 @@ def lines(view: RunView) -> list[Line]:
         if f.estimate is not None and not own_dims(f)
     ]
     return found + [
-        Line(record.step, record.measurement.metric.replace("_", " "), _unjudged(record.measurement))
+        Line(record.step, title_of(record.check, record.measurement.metric), _unjudged(record.measurement))
         for record in view.unjudged
         if record.measurement is not None and not record.measurement.dims
     ]
@@ -94,7 +95,7 @@ def _parts(view: RunView) -> Iterable[tuple[str, dict[str, str], str, Cell]]:
     for record in view.unjudged:
         if record.measurement is not None and record.measurement.dims:
             measured = record.measurement
-            yield record.step, measured.dims, measured.metric.replace("_", " "), _unjudged(measured)
+            yield record.step, measured.dims, title_of(record.check, measured.metric), _unjudged(measured)
 
 
 def own_dims(finding: Finding) -> dict[str, str]:

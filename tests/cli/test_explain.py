@@ -229,7 +229,7 @@ def test_the_page_speaks_chinese_and_the_files_english(told: Audit, tmp_path: Pa
     page = check(text, {path.name for path in (tmp_path / "chinese").iterdir()})
     assert '<html lang="zh-CN">' in text
     assert "采样计算的 Shapley 值" in page.said
-    assert "text 1：预测 " in page.said
+    assert "文本 1：预测 " in page.said
     prose = [said for said in re.findall(r">([^<{]+)<", text) if re.search("[a-z]{3,} [a-z]{2,} [a-z]{2,}", said)]
     assert prose == []
     assert told(*words, "--lang", "fr", out="x").code == 2
