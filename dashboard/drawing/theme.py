@@ -111,7 +111,7 @@ _RULES = """
 .reasons { display: grid; grid-template-columns: max-content minmax(120px, 1fr) 260px minmax(150px, 1fr); gap: 0 18px; margin-top: 12px; font-size: 14.5px; }
 .reasons > div { display: grid; grid-template-columns: subgrid; grid-column: 1 / -1; align-items: center; min-height: 50px;
   border-top: 1px solid color-mix(in srgb, var(--ink) 14%, transparent); overflow-wrap: anywhere; }
-.stHtml .reasons a { color: var(--ink); font-weight: 600; text-decoration-color: var(--soft); } .reasons .wide { grid-column: 3 / -1; }
+.stHtml .reasons a { color: var(--ink); font-weight: 600; text-decoration-color: var(--soft); } .reasons .entry { color: var(--soft); font-size: 13px; } .reasons .wide { grid-column: 3 / -1; }
 .verdict.small { padding: 10px 14px; border-left-width: 7px; } .verdict.small .head { gap: 12px; }
 .verdict.small .sign { width: 34px; height: 34px; line-height: 34px; font-size: 20px; }
 .verdict.small .word { font-size: 19px; } .verdict.small .sentence { font-size: 14.5px; }

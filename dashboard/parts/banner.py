@@ -51,9 +51,11 @@ def _reasons(view: RunView) -> str:
 def _reason(view: RunView, finding: Finding) -> str:
     """A gate on one line: its status, its name, which opens the finding, the interval against the threshold, and the numbers."""
     opens = escape(links.address("run", run=view.run.name, finding=finding.id))
+    name, entry = gates.named(finding), gates.entry_of(finding)
+    where = f' <span class="entry">{escape(entry)}</span>' if entry != name else ""
     named = (
         f'<span class="tone {finding.status}">{escape(status_sign(finding.status))}</span>'
-        f'<a href="{opens}" target="_self">{escape(gates.named(finding))}</a>'
+        f'<span><a href="{opens}" target="_self">{escape(name)}</a>{where}</span>'
     )
     if drawing := gate_line(finding):
         picture = pictures.svg_address(drawing, theme.gate_style(finding.status))

@@ -38,6 +38,7 @@ def table(findings: Sequence[Finding], *, key: str, with_model: bool = False) ->
         column_config=columns,
         row_height=ROW_HEIGHT,
         height=min(len(rows), SHOWN) * ROW_HEIGHT + 40,
+        placeholder="",
         alt=_("Gates with their intervals"),
     )
     if chosen is not None:
@@ -57,7 +58,7 @@ def _row(finding: Finding) -> dict[str, Any]:
     gate = gate_of(finding)
     return {
         "status": status_sign(finding.status),
-        "gate": f"{named(finding)}, {finding.step.split('[')[0]}",
+        "gate": _(", ").join(dict.fromkeys((named(finding), entry_of(finding)))),
         "model": finding.model,
         "required": str(gate) if gate else finding.required or "–",
         "measured": ", ".join(part for part in (said(finding), _counted(finding)) if part),
@@ -76,6 +77,11 @@ def named(finding: Finding) -> str:
     """What a gate is of: its metric's title, and the part of it."""
     title = _(finding.title or finding.metric or finding.check)
     return _("{title} ({part})").format(title=title, part=part_of(finding)) if finding.dims else title
+
+
+def entry_of(finding: Finding) -> str:
+    """The scenario's entry that a finding is of, without the cell."""
+    return finding.step.split("[")[0]
 
 
 def said(finding: Finding) -> str:

@@ -31,6 +31,8 @@ SIGN, FEW = 30, 4
 """Pixels of a column of counts, and how many of them leave the others their widths."""
 WHY = (186, 112)
 """Pixels of the column of reasons: beside few columns of counts, and at least."""
+DAMAGED = 5
+"""Damaged runs that are named above the table."""
 COUNTED = (
     Status.FAIL,
     Status.ERROR,
@@ -91,7 +93,9 @@ def _tally(found: Sequence[RunSummary]) -> None:
 
 def _damage(broken: Sequence[RunSummary]) -> None:
     if broken:
-        lines = "\n".join(f"- {plain(summary.name)}: {plain(told(summary.problem))}" for summary in broken)
+        lines = "\n".join(f"- {plain(summary.name)}: {plain(told(summary.problem))}" for summary in broken[:DAMAGED])
+        if len(broken) > DAMAGED:
+            lines += "\n- " + _("… and {n} more; the filter by verdict lists them").format(n=len(broken) - DAMAGED)
         st.error(f"{_('Damaged run folders; the others open as ever:')}\n\n{lines}", icon=":material/broken_image:")
 
 

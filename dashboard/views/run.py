@@ -12,6 +12,7 @@ import streamlit as st
 from audit.finding import Finding
 from audit.language import speaking, spoken
 from audit.numbers import show_seconds
+from audit.parameters import UserError
 from audit.report import render, renderer
 from audit.report._coverage import HEADINGS
 from audit.report._measured import MAX_ROWS, Cell, Grid, grids, lines
@@ -60,7 +61,13 @@ def show() -> None:
                 forgets=("finding", "step", "grid"),
             )
         )
-    view = stored.run(stored.home(), name)
+    try:
+        view = stored.run(stored.home(), name)
+    except UserError as error:  # its manifest cannot be read: there is nothing but its name
+        with heading:
+            st.title(plain(name))
+        st.error(plain(told(known[name].problem or str(error))), icon=":material/broken_image:")
+        return
     with heading:
         st.title(plain(view.title))
         if said := view.manifest.get("description"):

@@ -80,7 +80,7 @@ def test_the_verdict_says_what_decided_it_and_by_how_much(home, opened):
     home.coins("bad", FAILS, PASSES.replace("{toy", "{id: two, toy").replace("k: 90", "k: 60"))
     said = html(opened("run", run="bad"))
     verdict = said[said.index('<section class="verdict') : said.index("</section>")]
-    decided = re.findall(r'<a href="([^"]+)"[^>]*>([^<]+)</a><img [^>]*><span>([^<]+)</span>', verdict)
+    decided = re.findall(r'<a href="([^"]+)"[^>]*>([^<]+)</a>.*?</span><img [^>]*><span>([^<]+)</span>', verdict)
     stored = sorted((f for f in Run(home.runs / "bad").findings if f.gated), key=by_weight)
     assert [(unescape(name), unescape(numbers)) for _opens, name, numbers in decided] == [
         (
@@ -223,7 +223,10 @@ def test_a_damaged_run_names_the_file(home, opened):
     assert "Damaged run" in html(app)
     assert "findings.jsonl" in app.error[0].value.replace("\\", "")
     (home.runs / "bad" / "manifest.json").write_text("{")
-    assert "manifest.json cannot be read" in opened("run", fine=False, run="bad").error[0].value.replace("\\", "")
+    app = opened("run", fine=False, run="bad")
+    assert app.title[0].value == "bad"
+    assert "manifest.json cannot be read" in app.error[0].value.replace("\\", "")
+    assert str(home.path) not in app.error[0].value.replace("\\", "")
     assert not opened("run", run="good").error
 
 
