@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -226,7 +227,7 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
     found = [f"{said} {number(row[name])}" for name, said in words.items() if name in row]
     if "error" in row:
         found.append(_("error {value}").format(value=_short(row["error"])))
-    for name in sorted(name for name in row if name.startswith("quality_")):
+    for name in sorted(name for name in row if name.startswith("quality_") and not math.isnan(float(row[name]))):
         what = name.removeprefix("quality_")
         written = _percent(float(row[name])) if what.startswith(PERCENT) else _short(row[name])
         found.append(f"{told(clean(what).replace('_', ' '))} {written}")

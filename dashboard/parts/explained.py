@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PARTS: tuple[Part, ...] = ("signed", "positive", "negative", "absolute")
-SHARES = ("damage by top", "damage by top gain", "top k intersection", "mask area", "relevance mass", "relevance share")
+SHARES = (
+    "damage by top",
+    "damage by top gain",
+    "top k intersection",
+    "top k under noise",
+    "mask area",
+    "relevance mass",
+    "relevance share",
+)
 """Numbers on a map that are shares, beside those whose names begin so."""
 MOST_CHANNELS = 4
 """Channels of a series that are drawn: those that contribute most."""
@@ -268,6 +276,8 @@ def quality_name(name: str) -> str:
         "relative gap": _("relative gap"),
         "rank correlation": _("rank correlation"),
         "top k intersection": _("first features kept"),
+        "correlation under noise": _("rank correlation under noise"),
+        "top k under noise": _("first features kept under noise"),
         "own answer correlation": _("correlation with the original's map"),
         "damage by top": _("damage through its first features"),
         "damage by top gain": _("damage above random features'"),

@@ -277,7 +277,8 @@ def _joined(same: Sequence[tuple[MapSeries, int]]) -> Map:
         for name in sorted(name for name in stored.fields if name.startswith(QUALITY)):
             told = clean(name.removeprefix(QUALITY)).replace("_", " ")
             known = Quality(told, float(stored.cell(place, name)), other.piece.check)
-            quality.setdefault((known.name, known.check), known)
+            if not np.isnan(known.value):  # a number that could not be had of this row
+                quality.setdefault((known.name, known.check), known)
         drawn = [name for name in stored.fields if name.startswith(CURVE)]
         if not curves:
             curves = {

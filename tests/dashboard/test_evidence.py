@@ -69,6 +69,13 @@ def test_one_map_gathers_what_several_checks_say_of_it(tmp_path):
     assert found.curves["removed"].tolist() == [0, 1]
 
 
+def test_a_number_that_could_not_be_had_is_not_shown(tmp_path):
+    chunk = [(["r", "s"], columns(2, quality_under_noise=[np.nan, 0.5]))]
+    view = written(tmp_path / "run", ("one", "attributions", about(), chunk))
+    maps = evidence.maps(view, "toy")
+    assert [[q.value for q in maps.of(row)[0].quality] for row in "rs"] == [[], [0.5]]
+
+
 def test_maps_of_other_models_under_attack_and_of_random_weights_are_no_explainers(tmp_path):
     chunk = [(["r"], columns(1))]
     view = written(

@@ -126,6 +126,11 @@ def test_a_gap_of_rounding_is_not_spelt_out(gap: float, said: str) -> None:
     assert sample.lines[-1] == f"relative gap {said}"
 
 
+def test_a_number_that_could_not_be_had_of_a_row_is_left_out() -> None:
+    sample = AttributionReader({"input_kind": "image"}, (0, 1)).sample(image_row(quality_relative_gap=np.nan))
+    assert sample.lines == ["scale ± 0.25"]
+
+
 def every_kind(stored: Any) -> Any:
     """A run with a series of every kind, every optional column included."""
     common = {"classes": ["no", "yes"], "explainer": "kernel_shap", "parameters": {"coalitions": 64}}

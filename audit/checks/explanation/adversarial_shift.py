@@ -175,11 +175,16 @@ class AdversarialShift(Check):
             rows, maps = together[0][0], tuple(found for _, found in together)
             compared = _Compared(self, explainer, model, broken.take(rows), maps, ctx)
             parts.append(compared.numbers())
-            for evidence, found, names in zip(shown, maps, _BESIDE, strict=True):
+            for evidence, found, names in zip(shown, maps, self._beside(), strict=True):
                 evidence.add(rows, found, None, **{metric: parts[-1][metric] for metric in names})
             ctx.progress(rows.stop, len(broken), "adversarial examples explained")
         refs = tuple(ref for evidence in shown for ref in evidence.refs)
         yield from _measurements(ctx, broken.before, _joined(parts), threat, refs)
+
+    def _beside(self) -> tuple[tuple[str, ...], ...]:
+        """Numbers shown beside each map: the original's, the example's for its own class, and for the class that it had."""
+        of_noise = () if self.eps is None else UNDER_NOISE
+        return ("damage_by_top", "damage_by_top_gain"), ("own_answer_correlation",), (*SAME_CLASS, *of_noise)
 
     def _attacked(
         self, model: AuditedModel, data: AuditData, subject: Subject, ctx: Context
@@ -220,14 +225,6 @@ class AdversarialShift(Check):
         return ThreatModel(
             access=attack.access, norm=self.norm, eps=self.eps, bounds=bounds, units=model.spec.units, constraints=said
         )
-
-
-_BESIDE = (
-    ("damage_by_top", "damage_by_top_gain"),
-    ("own_answer_correlation",),
-    SAME_CLASS,
-)
-"""Numbers shown beside each map: the original's, the example's for its own class, and for the class that it had."""
 
 
 @dataclass(frozen=True)

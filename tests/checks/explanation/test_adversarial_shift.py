@@ -196,6 +196,9 @@ def test_the_three_maps_of_each_broken_row(tmp_path: Path) -> None:
     rows_of = {one.path.rsplit("/", 1)[-1]: one for one in found["own_answer_correlation"].evidence}
     told = Evidence(tmp_path / "run-0" / rows_of["own_answer_correlation"].path)
     assert told.ids[:5] == after.ids
+    assert {"quality_rank_correlation", "quality_correlation_under_noise", "quality_top_k_under_noise"} <= set(
+        same.fields
+    )
     np.testing.assert_allclose(told.column("value")[:5], after.column("quality_own_answer_correlation"))
 
 
