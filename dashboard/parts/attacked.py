@@ -16,6 +16,7 @@ from audit.report._images import planes
 from audit.report._sample import named
 from audit.report._table_changes import TableChanges
 from audit.report._text_changes import Passage, passages, strangers
+from audit.report._told import told
 from audit.report._view import RunView
 from audit.report._words import clean
 from audit.text import decode
@@ -176,7 +177,7 @@ def _said(what: str, row: dict[str, Any], answer: str, sure: str, classes: Seque
 
 def _facts(one: Examples, row: dict[str, Any]) -> list[tuple[str, str]]:
     found = []
-    units = str(one.meta.get("units") or "")
+    units = told(str(one.meta.get("units") or ""))
     if "size" in row:
         size = charts.short(float(row["size"]), 4)
         norm = f" ({one.meta['norm']}{f', {units}' if units else ''})" if one.meta.get("norm") else f" {units}"

@@ -48,10 +48,12 @@ class Fed:
 
     Args:
         then: the stored sample that it is, and which side of it.
+        seen: whether its form shows all of it already.
     """
 
     given: Mapping[str, Any]
     then: tuple[Recalled, str] | None = None
+    seen: bool = False
 
 
 def fed(card: ModelCard, data: str | None) -> Fed | None:
@@ -80,7 +82,7 @@ def fed(card: ModelCard, data: str | None) -> Fed | None:
             given = _edited(card, data)
         case _:
             given = _uploaded(card, data)
-    return Fed(given) if given is not None else None
+    return Fed(given, seen=way in ("text", "edit")) if given is not None else None
 
 
 # --- rows of data and of runs ------------------------------------------------------------------------------------
@@ -146,8 +148,8 @@ def _stored(card: ModelCard) -> Fed | None:
 def _uploaded(card: ModelCard, data: str | None) -> Mapping[str, Any] | None:
     kind = card.spec.kind
     file = st.file_uploader(
-        _("A file with one input, or with several rows to choose from"), SUFFIXES[kind], key=f"upload-{kind}",
-        max_upload_size=MEGABYTES,
+        _("A file with one input, or with several rows to choose from; {n} MB at most").format(n=MEGABYTES), SUFFIXES[kind],
+        key=f"upload-{kind}", max_upload_size=MEGABYTES,
     )  # fmt: skip
     if file is None:
         st.info(_("Upload a file to begin. It stays on this machine and goes when you leave."))

@@ -169,14 +169,15 @@ def _prediction(asking: Asking) -> bool:
     st.html(f'<p class="chosen tone {tone}">{html.escape(text)}</p>')
     if asking.fed.then is not None:
         _then(asking, *asking.fed.then, facts)
-    for note in facts["notes"]:
-        st.caption(plain(told(note)))
+    if facts["notes"]:
+        st.caption(plain(" · ".join(map(told, facts["notes"]))))
     row = Evidence(reply.folder / facts["input"]).row(0)
-    left, right_side = st.columns([1, 1.6], gap="large")
-    with left:
-        _input_as_fed(card, row["x"])
+    first, second = st.columns([1, 1.6], gap="large")
+    if not asking.fed.seen:
+        with first:
+            _input_as_fed(card, row["x"])
     if facts["probabilities"] is not None:
-        with right_side:
+        with first if asking.fed.seen else second:
             _probabilities(card, facts)
     return True
 
@@ -269,7 +270,8 @@ def _bars(shares: Sequence[tuple[str, float]]) -> alt.LayerChart | alt.FacetChar
 
     palette = theme.colours(theme.mode())
     frame = pd.DataFrame([{"class": name, "share": share, "said": charts.percent(share)} for name, share in shares])
-    y = alt.Y("class:N", sort=None, title=_("class"), axis=alt.Axis(labelLimit=260))
+    order = [name for name, _share in shares]  # in the chart itself: one that is drawn anew keeps the order that it had
+    y = alt.Y("class:N", sort=order, title=_("class"), axis=alt.Axis(labelLimit=260))
     x = alt.X("share:Q", title=_("probability"), scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
     tips = [alt.Tooltip("class:N", title=_("class")), alt.Tooltip("share:Q", title=_("probability"), format=".4~g")]
     bars = alt.Chart(frame).mark_bar(color=palette["s1"], cornerRadiusEnd=3).encode(y=y, x=x, tooltip=tips)
@@ -493,15 +495,22 @@ def _nearest(asking: Asking, name: str, reply: Answered, eps: float) -> None:
 
 
 def _tried(found: Sequence[tuple[float, Answered]], unit: str) -> None:
-    """Every eps that was tried on this input, and what came of it."""
+    """Between which values of eps, of those that were tried on this input, the answer falls."""
     if len(found) < 2:
         return
-    marks = " · ".join(
-        f"{'✗' if reply.facts['broken'] else '✓'} {shown(eps)}" for eps, reply in sorted(found, key=lambda one: one[0])
-    )
-    st.caption(
-        _("Tried so far, eps{unit}: {marks} (✓ withstood, ✗ broken).").format(unit=f" ({unit.strip()})" if unit else "", marks=marks)
-    )  # fmt: skip
+    broke = [eps for eps, reply in found if reply.facts["broken"]]
+    held = [eps for eps, reply in found if not reply.facts["broken"]]
+    about = {
+        "n": len(found), "unit": plain(unit),
+        "held": shown(max(held, default=0.0)), "broke": shown(min(broke, default=0.0)),
+    }  # fmt: skip
+    if not broke:
+        said = _("Of {n} values of eps that were tried it withstood all, up to {held}{unit}.")
+    elif not held:
+        said = _("Of {n} values of eps that were tried every one broke it, down to {broke}{unit}.")
+    else:
+        said = _("Of {n} values of eps that were tried, the largest that it withstood is {held}{unit}, the smallest that broke it {broke}{unit}.")  # fmt: skip
+    st.caption(said.format(**about))
 
 
 def _example(asking: Asking, name: str, reply: Answered, explainers: Sequence[str], look: Look) -> None:

@@ -99,7 +99,7 @@ def _input(model: AuditedModel, source: AuditData | None, given: Mapping[str, An
         raise UserError("there is no data to take a row from")
     place = int(given.get("row", 0))
     if not 0 <= place < len(found):
-        raise UserError(f"there are {len(found):,} rows, 0 to {len(found) - 1:,}")
+        raise UserError(f"there is no row {place:,}: choose one of 0 to {len(found) - 1:,}")
     return found.take([place]), len(found)
 
 

@@ -214,7 +214,7 @@ def test_a_row_is_looked_at_as_it_is_edited(ask) -> None:
     assert list(found["cells"]) == ["sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)"]
     assert all(isinstance(value, float) for value in found["cells"].values())
     assert ask("look", "mood", {"text": "字 great"})[0]["text"] == "字 great"
-    with pytest.raises(UserError, match="there are 75 rows, 0 to 74"):
+    with pytest.raises(UserError, match="there is no row 75: choose one of 0 to 74"):
         ask("look", "iris", {"row": 75}, "iris.yaml")
     with pytest.raises(UserError, match="no data to take a row from"):
         ask("look", "iris", {"row": 0})
