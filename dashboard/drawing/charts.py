@@ -505,7 +505,7 @@ def dots(
     if around is not None and domain:
         axis = alt.Axis(values=_ticks_around(around, domain[1] - around))
     base = alt.Chart(frame).encode(
-        y=alt.Y("line:N", sort=lines, title=None, axis=alt.Axis(labelLimit=260, labelFlush=False)),
+        y=alt.Y("line:N", sort=lines, title=None, axis=alt.Axis(labelLimit=260, labelFlush=False, labelOverlap=False)),
         color=alt.Color("group:N", scale=looks["color"], sort=groups, legend=legend),
         tooltip=[
             alt.Tooltip("name:N", title=_("what")),
@@ -527,7 +527,8 @@ def dots(
         line = alt.Chart(pd.DataFrame({"at": [at]}))
         layers.append(line.mark_rule(color=soft, strokeDash=[5, 3], strokeWidth=1.5).encode(x="at:Q"))
     each = 12 + 16 * len(groups) if side_by_side else 24
-    return alt.layer(*layers).properties(title=title, height=AROUND + each * len(lines))
+    below = 40 if legend else 0
+    return alt.layer(*layers).properties(title=title, height=AROUND + below + each * len(lines))
 
 
 def ends_of_shares(largest: float) -> list[float]:

@@ -423,7 +423,7 @@ def frontier(
         soft = theme.colours(theme.mode())["soft"]
         layers += [
             alt.Chart(line).mark_rule(color=soft, strokeDash=[4, 3]).encode(y="value:Q"),
-            alt.Chart(line).mark_text(color=soft, align="right", dx=-4, dy=9, fontSize=11).encode(
+            alt.Chart(line).mark_text(color=soft, align="left", dx=3, fontSize=11).encode(
                 x=alt.value("width"), y="value:Q", text="told:N"
             ),
         ]  # fmt: skip

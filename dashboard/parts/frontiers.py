@@ -120,12 +120,19 @@ def _table(frontier: Frontier) -> None:
                 **{_named(one): _said(one) for one in numbers if one.attack == attack and attack is not None},
                 last: links.address("privacy", run=point.run) if point.run in runs else None,
                 _("sigma"): number(point.noise_multiplier) if point.noise_multiplier is not None else "–",
-                _("steps"): f"{point.steps:,}" if point.steps is not None else "–",
-                _("epsilon asked"): _("none") if point.epsilon is None else number(point.epsilon),
             }
             rows.append(row)
     frame = pd.DataFrame(rows)
-    widths = {_("model"): 138, _("epsilon spent"): 108, utility: 168, _("attack"): 112, "AUC": 168, last: 46}
+    widths = {
+        _("model"): 130,
+        _("epsilon spent"): 116,
+        utility: 164,
+        _("attack"): 112,
+        "AUC": 160,
+        last: 46,
+        _("sigma"): 50,
+    }
+    widths |= {_found(rate): 200 for rate in frontier.rates}
     st.dataframe(
         frame.loc[:, frame.notna().any()],
         hide_index=True,
@@ -152,7 +159,11 @@ def _named(one: Number) -> str:
     """A membership number as a column: the area, or what is found at a rate."""
     if one.fpr is None:
         return "AUC"
-    return _("found at {rate} false positives").format(rate=f"{100 * float(one.fpr):g} %")
+    return _found(one.fpr)
+
+
+def _found(rate: str) -> str:
+    return _("found at {rate} false positives").format(rate=f"{100 * float(rate):g} %")
 
 
 def _said(one: Number) -> str:

@@ -13,6 +13,7 @@ from audit.report._view import RunView
 from dashboard.drawing import charts
 from dashboard.drawing.charts import Dot
 from dashboard.parts import stated
+from dashboard.parts.markdown import plain
 from dashboard.reading.measured import Number
 from dashboard.words import _, status_sign
 
@@ -114,16 +115,28 @@ def _inside(view: RunView, found: Sequence[Number]) -> None:
     """Attacks that a control voids or doubts, each with what was seen; the others in one line."""
     st.markdown(f"#### {_('Controls inside each attack')}")
     st.caption(
-        _(
-            "Every evasion check compares its attacks with noise, with a single gradient step and with the whole input range, on the same rows."
-        )
-    )
+        _("Attacks within a norm are compared, on the same rows, with noise and, where they follow gradients, with a single step and the whole "
+          "input range.")
+    )  # fmt: skip
     for one in found:
-        if one.cautions or one.status == Status.VOID:
+        if _doubted(one):
             stated.status_line(view, one)
-    silent = [one.named for one in found if not one.cautions and one.status != Status.VOID]
+    bound = [one for one in found if one.threat is not None and one.threat.norm]
+    silent = [one.named for one in bound if not _doubted(one)]
     if silent:
         st.caption(
             f"{status_sign(Status.PASS)}: "
-            + _("no control raised a doubt about {entries}.").format(entries=", ".join(silent))
+            + _("no control raised a doubt about {entries}.").format(entries=plain(", ".join(silent)))
         )
+    free = [one.named for one in found if one not in bound and not _doubted(one)]
+    if free:
+        st.caption(
+            _("No norm bounds the attacks of {entries}: there is no noise and no step to compare them with.").format(
+                entries=plain(", ".join(free))
+            )
+        )
+
+
+def _doubted(one: Number) -> bool:
+    """Whether a control found something."""
+    return bool(one.cautions) or one.status == Status.VOID

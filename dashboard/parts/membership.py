@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from audit.numbers import show
+from audit.report import _told
 from audit.report._view import RunView
 from audit.report._words import clean
 from audit.run_folder import Evidence
@@ -163,7 +164,7 @@ def records(view: RunView, model: str, measured: Sequence[Number]) -> None:
     }  # fmt: skip
 
     def draw(piece: Piece, stored: Evidence) -> None:
-        st.markdown(f"**{plain(clean(stored.meta.get('title', piece.name)))}**")
+        st.markdown(f"**{plain(_told.told(clean(stored.meta.get('title', piece.name))))}**")
         columns = {named[name]: stored.column(name) for name in named if name in stored.fields}
         frame = pd.DataFrame({**columns, _("row id"): list(stored.ids)})
         formats = {

@@ -321,10 +321,16 @@ def test_controls_stand_with_their_status(there, opened):
     doubted = [n for n in numbers(there) if n.metric == "robust_accuracy" and not n.dims and n.cautions]
     assert len(links) == 1 + len([n for n in doubted if n.check == "robustness.evasion"])
     assert all("finding=" in link for link in links)
-    silent = " ".join(caption.value for caption in app.caption)
+    silent = " ".join(caption.value for caption in app.caption).replace("\\", "")
     assert all(
         n.named in silent + html(app) for n in numbers(there) if n.metric == "clean_accuracy" and "evasion" in n.step
     )
+
+
+def test_attacks_without_a_norm_are_not_said_to_have_passed_controls(there, opened):
+    said = [caption.value for caption in opened("attacks", run="texts", part="masking").caption]
+    assert any("No norm bounds the attacks of evasion" in one for one in said)
+    assert not any("no control raised a doubt" in one for one in said)
 
 
 def test_corruptions_by_severity(there, opened):
