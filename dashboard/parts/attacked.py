@@ -235,7 +235,7 @@ def _lines(one: Examples, row: dict[str, Any], before: str, after: str) -> None:
     first, second = (part.reshape(-1, part.shape[-1]) for part in (first, second))
     order = np.argsort(-np.abs(second - first).sum(axis=1), kind="stable")[: explained.MOST_CHANNELS]
     steps = np.arange(first.shape[1])
-    units = str(one.meta.get("units") or "")
+    units = told(str(one.meta.get("units") or ""))
     for channel in sorted(order.tolist()):
         which = "" if len(first) == 1 else _(", channel {n}").format(n=channel)
         columns = {

@@ -217,7 +217,7 @@ def channel_name(one: Map, channel: int) -> str:
 
 def unit_of(one: Map, name: str) -> str:
     """An axis' title with the input's unit."""
-    return f"{name} ({one.series.units})" if one.series.units else name
+    return f"{name} ({_(one.series.units)})" if one.series.units else name
 
 
 def tables(found: Sequence[Map], scene: Scene) -> None:

@@ -231,7 +231,7 @@ def _editor(card: ModelCard, cells: Mapping[str, Any], key: str) -> pd.DataFrame
 
     options: dict[str, Any] = {}
     for field in card.spec.fields:
-        name = f"{field.name} ({field.units})" if field.units else field.name
+        name = f"{field.name} ({_(field.units)})" if field.units else field.name
         if field.kind == "category":
             options[field.name] = st.column_config.SelectboxColumn(name, options=list(field.categories))
         else:

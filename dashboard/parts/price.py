@@ -45,7 +45,7 @@ def cost(view: RunView, model: str, found: Sequence[Number], series: Sequence[Ex
 def _distances(piece: Piece, found: Sequence[Number], stored: Evidence) -> None:
     distance, by = np.asarray(stored.column("distance"), dtype=float), stored.column("found_by").astype(str)
     seen = np.isfinite(distance) & (distance > 0)
-    units = clean(stored.meta.get("units") or "")
+    units = _(clean(stored.meta.get("units") or ""))
     norm = next((one.threat.norm for one in found if one.step == piece.step and one.threat is not None), None)
     if seen.any():
         label = _("minimal distance, {norm}").format(norm=norm or "")

@@ -34,7 +34,7 @@ def curves(view: RunView, model: str, found: Sequence[Number]) -> None:
     stated.told(problems)
     for norm in sorted(by_norm, key=lambda norm: -sum(len(curve.points) for curve in by_norm[norm])):
         limits = _limits(found, norm)
-        unit = f", {units[norm]}" if units.get(norm) else ""
+        unit = f", {_(units[norm])}" if units.get(norm) else ""
         charts.draw(
             robustness.over_eps(
                 by_norm[norm], limits, title=_("Accuracy under attack, {norm}").format(norm=norm), label=f"eps ({norm}{unit})"

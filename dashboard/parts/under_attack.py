@@ -124,7 +124,7 @@ def _largest(before: Map, after: Map) -> list[tuple[str, str]]:
     first, second = (np.asarray(one.row["x"], dtype=float) for one in (before, after))
     if first.shape != second.shape:
         return []
-    units = f" {before.series.units}" if before.series.units else ""
+    units = f" {_(before.series.units)}" if before.series.units else ""
     return [(_("largest change"), f"{charts.short(float(np.nan_to_num(np.abs(second - first)).max(initial=0.0)))}{units}")]  # fmt: skip
 
 

@@ -236,7 +236,7 @@ def _line(card: ModelCard, x: Any) -> None:
         "y": channels.ravel(),
         "series": np.repeat([_("channel {n}").format(n=i) for i in range(len(channels))], steps),
     }
-    units = card.spec.units or ""
+    units = _(card.spec.units or "")
     charts.draw(
         evidence_charts.curve(
             columns, title=_("Input"), x_label=_("step"),
@@ -413,7 +413,7 @@ def _attack(asking: Asking, explainers: Sequence[str], look: Look) -> None:
 
 
 def _unit(card: ModelCard) -> str:
-    return f" {card.spec.units}" if card.spec.units else ""
+    return f" {_(card.spec.units)}" if card.spec.units else ""
 
 
 def _bounded(card: ModelCard, name: str, attack: type[Attack], columns: Any) -> tuple[Any, str | None, float | None]:
@@ -438,7 +438,7 @@ def _bounded(card: ModelCard, name: str, attack: type[Attack], columns: Any) -> 
     elements = math.prod(card.spec.shape)
     most = (high - low) * {"linf": 0.5, "l2": elements**0.5 / 4, "l1": elements / 8}[norm]
     step = most / BINS
-    units = f" ({card.spec.units})" if card.spec.units else ""
+    units = f" ({_(card.spec.units)})" if card.spec.units else ""
     with columns[1]:
         eps = choosing.place(
             f"eps_{norm}", _("eps: largest change{units}").format(units=units), step, most, step * round(2 * START * BINS), step,

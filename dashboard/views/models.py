@@ -292,7 +292,7 @@ def _fields(card: ModelCard) -> None:
     rows = [
         {
             _("field"): one.name, _("kind"): _(one.kind), _("shape"): "×".join(map(str, one.shape)), _("bounds"): _bounds(one),
-            _("units"): one.units, _("categories"): ", ".join(one.categories),
+            _("units"): _(one.units or ""), _("categories"): ", ".join(one.categories),
         }
         for one in card.spec.fields
     ]  # fmt: skip

@@ -374,7 +374,7 @@ def _units(raw: Mapping[str, Any], cards: Sequence[ModelCard]) -> str:
     low, high = fields[0].bounds
     return (
         _("Inputs of {model} run from {low} to {high} {units}.")
-        .format(model=card.ref, low=f"{low:g}", high=f"{high:g}", units=fields[0].units)
+        .format(model=card.ref, low=f"{low:g}", high=f"{high:g}", units=_(fields[0].units))
         .replace(" .", ".")
     )
 
