@@ -81,13 +81,14 @@ def toned(frame: pd.DataFrame, column: str, statuses: Sequence[str]) -> Styler:
 
 def apply() -> None:
     """Put the style sheet into the page."""
-    st.html(f"<style>{_style()}</style>")
+    st.html(f"<style>{_style(mode())}</style>")
 
 
 @cache
-def _style() -> str:
+def _style(looks: Mode) -> str:
     light, dark = colours("light"), colours("dark")
-    named = "".join(f"--{name}: light-dark({light[name]}, {dark[name]});" for name in light if name in dark)
+    named = f"--drawn: {colours(looks)['paper']};"  # what pictures and charts were drawn for: paper is light
+    named += "".join(f"--{name}: light-dark({light[name]}, {dark[name]});" for name in light if name in dark)
     return f".stApp {{ {named} }}\n{_RULES}"
 
 
@@ -128,4 +129,15 @@ _RULES = """
 .tone { color: var(--tone); font-weight: 600; white-space: nowrap; }
 .pass { --tone: var(--pass); } .fail { --tone: var(--fail); } .inconclusive { --tone: var(--inconclusive); } .void { --tone: var(--void); }
 .error { --tone: var(--error); } .not_applicable { --tone: var(--not_applicable); } .info { --tone: var(--info); } .waived { --tone: var(--waived); }
+.printed { display: none; }
+@media print {
+  [data-testid=stSidebar], .stAppHeader, .stSelectbox, .stMultiSelect, .stTextInput, .stButtonGroup, .stPopover, .st-key-gates { display: none !important; }
+  .stApp { color-scheme: light !important; print-color-adjust: exact; }
+  :is(html, body, #root, .stApp, .stAppViewContainer, .stMain) { background: var(--paper, #fff) !important; }
+  .stApp :is(h1, h2, h3, h4, p, li, dt, dd, b, a, span):not(.tone, .word) { color: var(--ink) !important; }
+  .stMainBlockContainer { padding: 0; max-width: none; }
+  .reasons { grid-template-columns: max-content minmax(120px, 1fr) 210px minmax(120px, 1fr); gap: 0 10px; }
+  .reasons img { width: 210px; } .reasons img, img.gate, .stVegaLiteChart { background: var(--drawn); }
+  .printed { display: block; } .reasons > div, dl.facts div, .verdict { break-inside: avoid; }
+}
 """

@@ -8,13 +8,9 @@ from html import escape
 
 import streamlit as st
 
-from audit.finding import Finding, Status
-from audit.report._gate_line import gate_line
-from audit.report._told import told
+from audit.finding import Status
 from audit.report._view import RunView
 from audit.report._words import STATUS
-from dashboard import links
-from dashboard.drawing import pictures, theme
 from dashboard.parts import gates
 from dashboard.words import _, ngettext, status_sign
 
@@ -42,26 +38,9 @@ def _reasons(view: RunView) -> str:
     loud = [finding for finding in view.gates if finding.status not in QUIET]
     if not loud:
         return ""
-    lines = "".join(_reason(view, finding) for finding in loud[:REASONS])
     more = len(loud) - REASONS
     tail = f'<p class="soft">{escape(_("… and {n} more below").format(n=more))}</p>' if more > 0 else ""
-    return f'<div class="reasons">{lines}</div>{tail}'
-
-
-def _reason(view: RunView, finding: Finding) -> str:
-    """A gate on one line: its status, its name, which opens the finding, the interval against the threshold, and the numbers."""
-    opens = escape(links.address("run", run=view.run.name, finding=finding.id))
-    name, entry = gates.named(finding), gates.entry_of(finding)
-    where = f' <span class="entry">{escape(entry)}</span>' if entry != name else ""
-    named = (
-        f'<span class="tone {finding.status}">{escape(status_sign(finding.status))}</span>'
-        f'<span><a href="{opens}" target="_self">{escape(name)}</a>{where}</span>'
-    )
-    if drawing := gate_line(finding):
-        picture = pictures.svg_address(drawing, theme.gate_style(finding.status))
-        numbers = _("{measured}, required {required}").format(measured=gates.said(finding), required=finding.required)
-        return f'<div>{named}<img src="{picture}" alt=""><span>{escape(numbers)}</span></div>'
-    return f'<div>{named}<span class="wide">{escape(told(finding.message))}</span></div>'
+    return gates.lined(view.run.name, loud[:REASONS]) + tail
 
 
 def _absent(view: RunView) -> str:

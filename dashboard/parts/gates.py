@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import streamlit as st
 
 from audit.finding import Finding, Severity
 from audit.report._gate_line import HEIGHT, WIDTH, gate_line
+from audit.report._told import told
 from audit.report._words import gate_of, interval_of, n_of, part_of, value_of
 from dashboard import links
 from dashboard.drawing import pictures, theme
@@ -43,6 +45,26 @@ def table(findings: Sequence[Finding], *, key: str, with_model: bool = False) ->
     )
     if chosen is not None:
         links.note(finding=findings[chosen].id)
+
+
+def lined(run: str, findings: Sequence[Finding]) -> str:
+    """Findings as HTML, each on a line: its status, its name, which opens it, the interval against the threshold, and the numbers."""
+    return f'<div class="reasons">{"".join(_line(run, finding) for finding in findings)}</div>'
+
+
+def _line(run: str, finding: Finding) -> str:
+    opens = escape(links.address("run", run=run, finding=finding.id))
+    name, entry = named(finding), entry_of(finding)
+    where = f' <span class="entry">{escape(entry)}</span>' if entry != name else ""
+    first = (
+        f'<span class="tone {finding.status}">{escape(status_sign(finding.status))}</span>'
+        f'<span><a href="{opens}" target="_self">{escape(name)}</a>{where}</span>'
+    )
+    if drawing := gate_line(finding):
+        picture = pictures.svg_address(drawing, theme.gate_style(finding.status))
+        numbers = _("{measured}, required {required}").format(measured=said(finding), required=finding.required)
+        return f'<div>{first}<img src="{picture}" alt=""><span>{escape(numbers)}</span></div>'
+    return f'<div>{first}<span class="wide">{escape(told(finding.message))}</span></div>'
 
 
 def key_line() -> str:

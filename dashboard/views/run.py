@@ -33,6 +33,8 @@ FORMATS = {
     "sarif": "application/json",
     "markdown": "text/markdown",
 }
+PRINTED = 100
+"""Gates that are printed."""
 LINE = 40
 """Characters that a line of a list is worth beside its text, where columns are to be equally high."""
 PARTS = ("gates", "not_tested", "measured", "evidence", "manifest")
@@ -171,6 +173,7 @@ def _gates(view: RunView) -> None:
     if chosen:
         gates.table(chosen, key="gates", with_model=len(view.models) > 1)
         st.caption(f"{gates.key_line()} {_('Choose a row to open its finding.')}")
+        st.html(f'<div class="printed">{gates.lined(view.run.name, chosen[:PRINTED])}</div>')  # a table is cut on paper
     else:
         st.info(_("No gate is like that."))
     asked = links.asked("finding")
