@@ -52,7 +52,7 @@ PAGES = {
     "two runs of many samples compared": ("large", {"page": "compare", "before": "large", "after": "twin"}),
 }
 SEEN = {
-    "an empty page (Streamlit's own start)": ("empty", "page=overview"),
+    "an empty page (Streamlit's own start)": ("empty", "page=compare"),
     "overview, many runs": ("many", "page=overview"),
     "run of many samples": ("large", "page=run&run=large"),
     "run of many samples, a finding": ("large", "page=run&run=large&finding=performance.classification/accuracy"),
