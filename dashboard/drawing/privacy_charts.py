@@ -77,8 +77,8 @@ class Allowed:
         import numpy as np
 
         grown = math.exp(min(self.epsilon, 700.0))
-        bound: NDArray[Any] = np.minimum(grown * fpr + self.delta, 1 - (1 - self.delta - fpr) / grown)
-        return np.clip(bound, 0.0, 1.0)
+        most: NDArray[Any] = np.clip(np.minimum(grown * fpr + self.delta, 1 - (1 - self.delta - fpr) / grown), 0.0, 1.0)
+        return most
 
 
 def roc(
