@@ -100,7 +100,9 @@ def _loopback(host: str) -> bool:
 
 def _written(host: str) -> str:
     """The host as an address in a browser's line has it."""
-    return f"[{host}]" if ":" in host else "localhost" if host in ("127.0.0.1", "0.0.0.0") else host
+    if host in ("127.0.0.1", "0.0.0.0", "::"):
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
 
 
 def _refuse_taken(host: str, port: int) -> None:

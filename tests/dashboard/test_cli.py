@@ -95,6 +95,7 @@ def test_listening_beyond_loopback_is_said(
     result = start("--home", str(tmp_path), "--host", host)
     assert "beyond loopback" in result.stderr
     assert served[0].config["server.address"] == host
+    assert f"on http://{'localhost' if host in ('0.0.0.0', '::') else host}:" in result.stdout
     assert list(served[0].hosts) == names
 
 
