@@ -12,6 +12,7 @@ from audit.report._evidence import DAMAGE
 from audit.run_folder import Evidence
 from dashboard.reading import evidence, stored
 from dashboard.reading.evidence import Piece
+from dashboard.words import _
 
 HOLDING = ("attributions", "adversarial")
 """Kinds of evidence that hold inputs as the model is fed them."""
@@ -66,7 +67,7 @@ def recall(home: Path, run: str, path: str, sample: str) -> Recalled:
     view = stored.run(home, run)
     found = [piece for kind in HOLDING for piece in evidence.pieces(view, kind) if piece.ref.path == path]
     if not found:
-        raise UserError(f"run '{run}' stores no samples under '{path}'")
+        raise UserError(_("run '{run}' stores no samples under '{path}'").format(run=run, path=path))
     piece = found[0]
     try:
         opened = view.run.evidence(piece.ref)
@@ -74,7 +75,9 @@ def recall(home: Path, run: str, path: str, sample: str) -> Recalled:
     except DAMAGE as error:
         raise UserError(evidence.said(view, piece, error)) from error
     if missing:
-        raise UserError(f"run '{run}' stores no sample '{sample}' under '{path}'")
+        raise UserError(
+            _("run '{run}' stores no sample '{sample}' under '{path}'").format(run=run, sample=sample, path=path)
+        )
     facts = view.models.get(piece.model, {})
     folder = (view.run.path / path).resolve()
     return Recalled(run, piece, sample, reference(facts, piece.model), str(facts.get("digest", "")), folder, opened)

@@ -27,6 +27,8 @@ from audit.cli.explain_session import Session, no_other
 from audit.context import Context
 from audit.data import AuditData, Batch
 from audit.finding import ThreatModel
+from audit.language import gettext as _
+from audit.language import speaking
 from audit.model import AuditedModel
 from audit.parameters import UserError
 from audit.registry.store import Registry
@@ -47,11 +49,16 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         request: ``do`` (`open`, `look`, `predict`, `explain`, `attack`), ``home``, ``model``, ``digest``; ``data``, a scenario file whose
             rows are at hand; ``input``: ``{row: 3}`` of them, ``{file: PATH, row: 0, crop: false}``, ``{text: …}``, or ``{stored: PATH,
-            sample: ID, field: x}`` of evidence; ``out``, a folder to make.
+            sample: ID, field: x}`` of evidence; ``out``, a folder to make; ``language``, that of the reader, where sentences are asked for.
 
     Raises:
         UserError: the model cannot be opened, or is not fed such an input.
     """
+    with speaking(request.get("language", "en")):
+        return _answer(request)
+
+
+def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
     model = _opened(request["home"], request["model"], request["digest"])
     source = _source(request["home"], request["model"], request["digest"], request["data"]) if request["data"] else None
     if request["do"] == "open":
@@ -96,10 +103,12 @@ def _input(model: AuditedModel, source: AuditData | None, given: Mapping[str, An
     elif source is not None:
         found = replace(source_rows(source), notes=())  # the page says where they are from
     else:
-        raise UserError("there is no data to take a row from")
+        raise UserError(_("there is no data to take a row from"))
     place = int(given.get("row", 0))
     if not 0 <= place < len(found):
-        raise UserError(f"there is no row {place:,}: choose one of 0 to {len(found) - 1:,}")
+        raise UserError(
+            _("there is no row {row}: choose one of 0 to {last}").format(row=f"{place:,}", last=f"{len(found) - 1:,}")
+        )
     return found.take([place]), len(found)
 
 
@@ -107,17 +116,19 @@ def _stored(model: AuditedModel, given: Mapping[str, Any], out: Path) -> Inputs:
     """A row of evidence as the model is fed it, under its own id: explainers draw the numbers for it that they drew before."""
     evidence = Evidence(Path(given["stored"]))
     if given["sample"] not in evidence.ids:
-        raise UserError(f"no sample '{given['sample']}' is stored there")
+        raise UserError(_("no sample '{sample}' is stored there").format(sample=given["sample"]))
     row = evidence.row(evidence.ids.index(given["sample"]))
     out.mkdir(parents=True, exist_ok=True)
     np.save(out / "stored.npy", row[given["field"]])
     try:
         found = InputReader(model, missing=True).read([out / "stored.npy"])
     except UserError as error:
-        raise UserError(str(error).replace(str(out / "stored.npy"), "the stored sample")) from error
+        raise UserError(str(error).replace(str(out / "stored.npy"), _("the stored sample"))) from error
     if len(found) != 1:
         raise UserError(
-            f"the stored sample has shape {row[given['field']].shape}, model '{model.name}' takes {tuple(model.spec.shape)}"
+            _("the stored sample has shape {shape}, model '{model}' takes {wanted}").format(
+                shape=row[given["field"]].shape, model=model.name, wanted=tuple(model.spec.shape)
+            )
         )
     labels = np.atleast_1d(row["label"]) if "label" in row else found.batch.labels
     return Inputs(Batch(found.batch.x, labels, (given["sample"],)), (given["sample"],), "label" in row, found.notes)
@@ -147,7 +158,7 @@ def _looked(model: AuditedModel, chosen: Inputs) -> dict[str, Any]:
 
 def _predicted(model: AuditedModel, ref: str, chosen: Inputs, out: Path) -> dict[str, Any]:
     """What the model answers, and the input as it was fed, as evidence."""
-    asked, _ = _session(model, ref).explained(chosen, out / "scratch")
+    asked = _session(model, ref).explained(chosen, out / "scratch")[0]
     several = model.task == "classification"
     writer = EvidenceWriter(
         out, out / "input", "attributions", {"input_kind": model.spec.kind, "classes": list(model.classes)}
@@ -182,7 +193,7 @@ def _explained(
         raise UserError(f"{label} needs {', '.join(absent)}: model '{model.name}' does not offer it")
     session = replace(_session(model, request["model"], background, target), chosen=[(label, known, one)])
     try:
-        _, rows = session.explained(chosen, out / "scratch")
+        rows = session.explained(chosen, out / "scratch")[1]
     except UserError as error:
         raise UserError(f"{label}: {str(error).removesuffix('; give some with --background')}") from error
     ((row, meta),) = rows[0]

@@ -18,6 +18,7 @@ from typing import Any
 
 import streamlit as st
 
+from audit.language import spoken
 from audit.parameters import UserError
 from audit.registry.card import ModelCard
 from audit.report._told import told
@@ -35,6 +36,8 @@ KEPT = 500
 """Answers that are kept."""
 BYTES = 300_000_000
 """That the evidence of the answers that are kept may take."""
+WORDED = ("look", "predict")
+"""Requests whose answers hold sentences: those of another language are other requests."""
 DESK = "_desk"
 
 
@@ -171,8 +174,9 @@ def desk() -> Desk:
 
 def request(do: str, card: ModelCard, data: str | None, given: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """A question about one input; see `dashboard.working.answers.answer`."""
+    told_there = {"language": spoken()} if do in WORDED else {}
     return {
-        "do": do, "home": str(stored.home().resolve()), "model": card.ref, "digest": card.digest, "data": data, "input": given,
+        "do": do, **told_there, "home": str(stored.home().resolve()), "model": card.ref, "digest": card.digest, "data": data, "input": given,
         **more,
     }  # fmt: skip
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.datasets.image_folder import SUFFIXES
+from audit.language import gettext as _
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,22 +38,25 @@ def viewed(path: Path, model: AuditedModel, out: Path, *, crop: bool) -> tuple[P
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
                 if (frames := getattr(opened, "n_frames", 1)) > 1:
-                    notes.append(f"of {frames} frames the first is taken")
+                    notes.append(_("of {frames} frames the first is taken").format(frames=f"{frames:,}"))
                 picture: Image.Image = opened
                 if opened.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT:
                     picture = ImageOps.exif_transpose(picture)
-                    notes.append("turned upright, as the file says that it is to be seen")
+                    notes.append(_("turned upright, as the file says that it is to be seen"))
                 if picture.has_transparency_data:
                     picture = _on_white(picture)
-                    notes.append("transparent parts are put on white")
+                    notes.append(_("transparent parts are put on white"))
                 height, width = _size(model)
                 if (picture.height, picture.width) != (height, width):
                     notes.append(
-                        f"the picture has {picture.height} x {picture.width} pixels, the model takes {height} x {width}"
+                        _("the picture has {size} pixels, the model takes {wanted}").format(
+                            size=f"{picture.height} × {picture.width}", wanted=f"{height} × {width}"
+                        )
                     )
                     if crop:
                         picture = _middle(picture, width / height)
-                        notes.append(f"its middle of {picture.height} x {picture.width} pixels is taken")
+                        size = f"{picture.height} × {picture.width}"
+                        notes.append(_("its middle of {size} pixels is taken").format(size=size))
                 if picture is opened:
                     return path, tuple(notes)
                 out.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import registered
 from PIL import Image
 from typer.testing import CliRunner
 
+from audit import language
 from audit.cli import app
 from audit.parameters import UserError
 from audit.registry.store import Registry
@@ -127,12 +128,12 @@ def test_a_picture_of_another_size_is_resized_and_said_to_be(ask, tmp_path: Path
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
     notes, whole = shown(ask, tmp_path / "ramp.png")
     assert notes == [
-        "the picture has 16 x 32 pixels, the model takes 8 x 8", "images resized to 8 x 8, bilinear",
+        "the picture has 16 × 32 pixels, the model takes 8 × 8", "images resized to 8 x 8, bilinear",
         "pixels scaled from 0..255 to the model's 0..16",
     ]  # fmt: skip
     assert ask("look", "digits", {"file": str(tmp_path / "ramp.png")})[0]["bent"]
     notes, middle = shown(ask, tmp_path / "ramp.png", crop=True)
-    assert notes[1] == "its middle of 16 x 16 pixels is taken"
+    assert notes[1] == "its middle of 16 × 16 pixels is taken"
     assert np.ptp(middle) < np.ptp(whole)
 
 
@@ -218,6 +219,16 @@ def test_a_row_is_looked_at_as_it_is_edited(ask) -> None:
         ask("look", "iris", {"row": 75}, "iris.yaml")
     with pytest.raises(UserError, match="no data to take a row from"):
         ask("look", "iris", {"row": 0})
+
+
+def test_a_sentence_is_in_the_language_that_the_request_names(ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoken = []
+    monkeypatch.setattr(answers, "_", lambda text: spoken.append(language.spoken()) or text)
+    for code in ("zh_CN", "en"):
+        with pytest.raises(UserError, match="no row 75"):
+            ask("look", "iris", {"row": 75}, "iris.yaml", language=code)
+    assert spoken == ["zh_CN", "en"]
+    assert language.spoken() == "en"
 
 
 def test_an_attack_breaks_within_a_large_eps_and_not_within_none(ask) -> None:
