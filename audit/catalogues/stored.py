@@ -275,6 +275,8 @@ def _name(node: ast.AST) -> str:
     match node:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name.strip("_") or name
+        case ast.BinOp(left=ast.Constant(value="s"), op=ast.Mult()):
+            return PLURAL
         case ast.IfExp(body=ast.Constant(value="" | "s"), orelse=ast.Constant(value="" | "s")):
             return PLURAL
         case ast.Call(args=[first, *_]) if not isinstance(first, ast.Constant):
