@@ -133,7 +133,7 @@ def _several(form: Form, field: FormField, now: Any, at: Location) -> None:
 
 
 def _choice(form: Form, field: FormField, now: Any, at: Location) -> None:
-    key, said = _key(form, at, "choice"), (drafting.items(now) or [None])[0]
+    key, said = _key(form, at, "choice"), next(iter(drafting.items(now)), None)
     _hold(key, said)
     options = [*field.options, *([said] if said is not None and said not in field.options else [])]
     st.selectbox(

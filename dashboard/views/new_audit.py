@@ -79,12 +79,11 @@ def _draft() -> None:
     if source is None:
         return
     text = _text(source)
-    try:
+    raw: Mapping[str, Any] | None = None  # of a text that is no YAML
+    entries: list[Entry] = []
+    with contextlib.suppress(UserError):
         raw, entries = drafting.general(text), drafting.entries(text)
-    except UserError as error:
-        raw, entries, broken = {}, [], error
-    else:
-        broken = None
+    if raw is not None:
         text = _as_the_address_says(source, text, raw, cards)
         with columns[1]:
             _model(source, text, cards)
@@ -97,7 +96,7 @@ def _draft() -> None:
     if way == "yaml":
         _yaml(source, text)
         return
-    if broken is not None:
+    if raw is None:
         st.info(_("A form needs valid YAML: mend the text first, as YAML."))
     else:
         _form(source, text, raw, entries, problems, cards)

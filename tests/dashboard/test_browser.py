@@ -328,7 +328,7 @@ def test_an_audit_that_runs_is_listed_and_cancelled(server: str, page: Page) -> 
     page.goto(f"{server}/?page=new_audit&scenario=slow.yaml")
     page.get_by_role("button", name="Start the audit").click()
     page.wait_for_url(re.compile("audit="))
-    expect(page.get_by_text(re.compile(r"step 2 of 2 .* robustness.evasion: square"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"step 2 of 2 .* robustness.evasion, for"))).to_be_visible()
     page.goto(f"{server}/?page=new_audit&scenario=slow.yaml")  # as if the browser had been closed
     expect(page.get_by_text("Running now")).to_be_visible()
     page.get_by_role("link", name="Audit of digits: slow").click()

@@ -292,6 +292,9 @@ def test_a_name_that_another_folder_holds_is_refused(page, tmp_path: Path) -> No
     (tmp_path / "scenarios").mkdir()
     (tmp_path / "scenarios" / "here.yaml").write_text(QUICK)
     app = page(scenario="here.yaml")
+    assert field(app, "text_input", "File name").value == "here-2.yaml"
+    assert not button(app, "save").disabled
+    field(app, "text_input", "File name").set_value("here.yaml").run()
     assert "here.yaml is there already, and stays" in " ".join(said(app))
     assert button(app, "save").disabled
 
