@@ -14,6 +14,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -104,7 +105,7 @@ class Evidence:
     @cached_property
     def ids(self) -> tuple[str, ...]:
         """Row ids in the order they were written."""
-        return tuple(i for chunk in self._chunks for i in chunk["ids"])
+        return tuple(chain.from_iterable(chunk["ids"] for chunk in self._chunks))
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -163,7 +164,7 @@ def _chunk(line: dict[str, Any], path: Path) -> dict[str, Any]:
     sound = (
         isinstance(number, int)
         and isinstance(ids, list)
-        and all(isinstance(one, str) for one in ids)
+        and set(map(type, ids)) <= {str}
         and isinstance(fields, dict)
         and all(
             "/" not in name and isinstance(known, list) and len(known) == 2 and isinstance(known[1], list)
@@ -234,6 +235,8 @@ def _parsed(text: str) -> dict[str, Any]:
         raise ValueError("its values are nested too deeply") from None
     if not isinstance(found, dict):
         raise ValueError("a JSON mapping is expected")
+    if text.count("{") + text.count("[") <= DEEPEST:  # no deeper than it has openings: lines of many ids are not walked
+        return found
     level: list[Any] = [found]
     for _ in range(DEEPEST):
         items = (item for one in level for item in (one.values() if isinstance(one, dict) else one))

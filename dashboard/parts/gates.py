@@ -13,7 +13,7 @@ from audit.report._gate_line import HEIGHT, WIDTH, gate_line
 from audit.report._told import told
 from audit.report._words import gate_of, interval_of, n_of, part_of, value_of
 from dashboard import links
-from dashboard.drawing import pictures, theme
+from dashboard.drawing import theme
 from dashboard.parts import choosing
 from dashboard.words import _, severity_word, status_sign
 
@@ -60,8 +60,7 @@ def _line(run: str, finding: Finding) -> str:
         f'<span class="tone {finding.status}">{escape(status_sign(finding.status))}</span>'
         f'<span><a href="{opens}" target="_self">{escape(name)}</a>{where}</span>'
     )
-    if drawing := gate_line(finding):
-        picture = pictures.svg_address(drawing, theme.gate_style(finding.status))
+    if picture := drawn(finding):
         numbers = _("{measured}, required {required}").format(measured=said(finding), required=finding.required)
         return f'<div>{first}<img src="{picture}" alt=""><span>{escape(numbers)}</span></div>'
     return f'<div>{first}<span class="wide">{escape(told(finding.message))}</span></div>'
@@ -84,7 +83,7 @@ def _row(finding: Finding) -> dict[str, Any]:
         "model": finding.model,
         "required": str(gate) if gate else finding.required or "–",
         "measured": ", ".join(part for part in (said(finding), _counted(finding)) if part),
-        "drawn": pictures.svg_address(_taller(drawing), theme.gate_style(finding.status)) if drawing else None,
+        "drawn": _picture(_taller(drawing), finding) if drawing else None,
         "severity": f"{list(Severity).index(finding.severity) + 1} {severity_word(finding.severity)}",
         "check": finding.step,
     }
@@ -110,6 +109,18 @@ def said(finding: Finding) -> str:
     """What was measured, and its interval: ``0.82 (0.77 to 0.86)``."""
     interval = interval_of(finding)
     return f"{value_of(finding)} ({interval})" if interval else value_of(finding)
+
+
+def drawn(finding: Finding) -> str:
+    """The interval against the threshold as a picture's address; empty where there is nothing to draw."""
+    drawing = gate_line(finding)
+    return _picture(drawing, finding) if drawing else ""
+
+
+def _picture(drawing: str, finding: Finding) -> str:
+    from dashboard.drawing import pictures  # libraries of pixels, which lists of names do without
+
+    return pictures.svg_address(drawing, theme.gate_style(finding.status))
 
 
 def _taller(drawing: str) -> str:

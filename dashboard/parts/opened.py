@@ -9,12 +9,10 @@ import streamlit as st
 
 from audit.finding import Bound, Finding
 from audit.report._about import about
-from audit.report._gate_line import gate_line
 from audit.report._told import told
 from audit.report._view import RunView
 from audit.report._words import interval_of, level_of, meaning_of, n_of, plain_value, threat_rows, value_of
 from dashboard import links
-from dashboard.drawing import pictures, theme
 from dashboard.parts import exhibits, gates
 from dashboard.words import _, severity_word, status_sign
 
@@ -49,10 +47,8 @@ def show(view: RunView, finding: Finding) -> None:
 
 
 def _drawn(finding: Finding) -> str:
-    drawing = gate_line(finding)
-    if not drawing:
-        return ""
-    return f'<img class="gate" src="{pictures.svg_address(drawing, theme.gate_style(finding.status))}" alt="">'
+    picture = gates.drawn(finding)
+    return f'<img class="gate" src="{picture}" alt="">' if picture else ""
 
 
 def _ways_on(view: RunView, finding: Finding) -> None:

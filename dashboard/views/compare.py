@@ -384,7 +384,7 @@ def _flipped(old: RunView, new: RunView, compared: Sequence[Change]) -> None:
         default=most,
     )
     change = paired[str(chosen)]
-    found = flips(old.run, new.run, change)
+    found = _flips(old, new, change.finding.id)
     gained = sum(flip.after > flip.before for flip in found)
     total = change.difference.n if change.difference else 0
     st.write(
@@ -396,6 +396,13 @@ def _flipped(old: RunView, new: RunView, compared: Sequence[Change]) -> None:
         _table_of_flips(old, new, found)
     if (sample := links.asked("sample")) is not None:
         _sample(old, new, sample)
+
+
+@lru_cache(maxsize=8)
+def _flips(old: RunView, new: RunView, number: str) -> tuple[Flip, ...]:
+    """Kept as `_compared` is: outcomes of many samples are read once."""
+    followed = (change for change in _compared(old, new) if change.finding.id == number and change.paired)
+    return tuple(flip for change in followed for flip in flips(old.run, new.run, change))
 
 
 def _table_of_flips(old: RunView, new: RunView, found: Sequence[Flip]) -> None:
