@@ -32,6 +32,8 @@ SOURCES = (
     "audit/pairing.py",
     "audit/run_folder.py",
     "audit/report/_view.py",
+    *(f"dashboard/reading/{name}.py" for name in ("evidence", "stored", "trainings")),
+    *(f"dashboard/working/{name}.py" for name in ("answers", "drafts")),
     *(f"audit/privacy/{name}.py" for name in ("accounting", "gaussian", "membership", "pii_patterns", "shadow_models")),
     *(f"audit/privacy/{name}.py" for name in ("_estimators", "_stacked_training", "frontier_table")),
     *(
@@ -45,8 +47,13 @@ SOURCES = (
 )
 SPOKEN = ("audit/judge/verdicts.py", "audit/numbers.py")
 """Files whose texts are translated where they stand, and stored in English all the same."""
-DAMAGE = ("audit/run_folder.py", "audit/report/_view.py")
-"""Files whose errors a page shows as damage."""
+DAMAGE = (
+    "audit/run_folder.py",
+    "audit/report/_view.py",
+    *(f"dashboard/reading/{name}.py" for name in ("evidence", "stored", "trainings")),
+    *(f"dashboard/working/{name}.py" for name in ("answers", "drafts")),
+)
+"""Files whose errors a page shows."""
 UNSAID = (
     {"UserError", "ValueError", "TypeError", "AssertionError", "RuntimeError", "unknown"}  # the command line's
     | {
@@ -128,8 +135,13 @@ def _written(patterns: Sequence[str]) -> list[Text]:
         text
         for pattern in patterns
         for path in sorted(ROOT.glob(pattern))
-        for text in written(path.read_text(encoding="utf-8"), errors=path.relative_to(ROOT).as_posix() in DAMAGE)
+        for text in written(path.read_text(encoding="utf-8"), errors=_shows_errors(path.relative_to(ROOT).as_posix()))
     ]
+
+
+def _shows_errors(name: str) -> bool:
+    """Whether what a file raises as a user's error comes to a page: as damage, or as a check that could not be run."""
+    return name in DAMAGE or name.startswith("audit/checks/")
 
 
 def _forms(text: Text) -> tuple[str, ...]:

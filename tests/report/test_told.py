@@ -45,6 +45,11 @@ def test_every_sentence_is_recognised_with_whatever_fills_it() -> None:
         ("2 broke, 1 means nothing", "2 项出错，1 项无效"),
         ("no verdict: 3 mean nothing", "无结论：3 项无效"),
         ("every gate passed (2 of 2)", "所有门禁均通过（2 / 2）"),
+        ("findings.jsonl holds 3 bytes instead of 90", "findings.jsonl 为 3 字节，应为 90 字节"),
+        (
+            "gain was not measured: model 'loans' has no column liq; it has: price, term",
+            "gain 未能测量：模型 'loans' 没有列 liq；可用的有：price, term",
+        ),
         ("rows of class deny; only up: liq", "类别 deny 的样本；只能增大：liq"),
         (
             "answers change from call to call, by hidden state or by randomness of the model's own: "
