@@ -117,6 +117,7 @@ def _spec(name: str, points: Course) -> dict[str, Any]:
     drawn = deepcopy(_drawing(theme.mode(), spoken()))
     drawn["title"] = {
         "text": textwrap.wrap(title, TITLE),
+        "subtitleColor": theme.colours(theme.mode())["soft"],
         "subtitle": [*textwrap.wrap(step, SUBTITLE), _("required {gate}").format(gate=last.required)],
     }
     for layer in drawn["layer"]:

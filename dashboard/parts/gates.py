@@ -79,7 +79,7 @@ def _row(finding: Finding) -> dict[str, Any]:
     gate = gate_of(finding)
     return {
         "status": status_sign(finding.status),
-        "gate": _(", ").join(dict.fromkeys((named(finding), entry_of(finding)))),
+        "gate": ", ".join(dict.fromkeys((named(finding), entry_of(finding)))),  # a table breaks lines at the blank
         "model": finding.model,
         "required": str(gate) if gate else finding.required or "–",
         "measured": ", ".join(part for part in (said(finding), _counted(finding)) if part),

@@ -248,7 +248,7 @@ def _row(change: Change) -> dict[str, Any]:
     finding, difference = change.finding, change.difference
     return {
         "change": _sign(change.judgement),
-        "number": _(", ").join((gates.named(finding), gates.entry_of(finding))),
+        "number": ", ".join((gates.named(finding), gates.entry_of(finding))),
         "before": _said(change.before),
         "after": _said(change.after),
         "difference": f"{number(difference.value)} ({show_interval(difference.low, difference.high)})"

@@ -213,7 +213,8 @@ def _models(summary: RunSummary) -> str:
 
 
 def _lines(*parts: str) -> str:
-    return _(", ").join(part for part in parts if part)
+    """Parts with a blank between them in every language: a table breaks lines there."""
+    return ", ".join(part for part in parts if part)
 
 
 def _why(summary: RunSummary) -> str:
