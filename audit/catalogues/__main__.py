@@ -72,7 +72,7 @@ def vocabulary() -> list[Text]:
         *stored.sentences(),
         *stored.columns(),
         *(text for name in own_checks() for text in _own_words(name)),
-        *(summary(resolve("explainers", name)) for name in available("explainers")),
+        *(summary(resolve("explainers", name)) for name in _own_explainers()),
         "RMSE",
     ]
 
@@ -81,6 +81,10 @@ def own_checks() -> list[str]:
     """Names of this package's checks, without those of other packages."""
     families = {path.name for path in (CATALOGUES.parent / "checks").iterdir() if path.is_dir()}
     return [name for name in available("checks") if name.split(".")[0] in families]
+
+
+def _own_explainers() -> list[str]:
+    return [name for name in available("explainers") if (CATALOGUES.parent / "explainers" / f"{name}.py").exists()]
 
 
 def _own_words(check: str) -> list[str]:
