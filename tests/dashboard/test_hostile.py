@@ -81,8 +81,12 @@ def torn(path: Path) -> None:
     written(path, path.read_bytes()[: path.stat().st_size // 2])
 
 
-def deep(path: Path) -> None:
-    written(path, b'{"a": ' * 5000 + b"1" + b"}" * 5000 + b"\n")
+def deep(path: Path, levels: int = 400) -> None:
+    written(path, b'{"format": 1, "a": ' * levels + b"1" + b"}" * levels + b"\n")
+
+
+def deeper(path: Path) -> None:
+    deep(path, 5000)
 
 
 def listed(path: Path) -> None:
@@ -98,7 +102,7 @@ def newer(path: Path) -> None:
 
 
 DAMAGE: list[tuple[str, Callable[[Path], None], dict[str, str]]] = [
-    *(("manifest.json", how, {}) for how in (torn, deep, listed, latin, newer, linked, piped)),
+    *(("manifest.json", how, {}) for how in (torn, deep, deeper, listed, latin, newer, linked, piped)),
     *(("findings.jsonl", how, {}) for how in (torn, listed, linked, folded)),
     *(("measurements.jsonl", how, {}) for how in (deep, listed, linked)),
     *(("timings.json", how, {}) for how in (torn, listed)),
