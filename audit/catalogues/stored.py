@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
+from audit.finding import Status
 from audit.model import Capability
 from audit.report._told import JOINTS, SENTENCES
 
@@ -81,6 +82,7 @@ UNSAID = (
 )
 """Calls whose texts no run stores, or that a catalogue knows already."""
 PARTS = (
+    "none",
     *map(str, Capability),
     "test",
     "train",
@@ -108,6 +110,7 @@ COMPOSED = (
     "{listed} and {n} more",
     "severity {n}",
     "mean of reference",
+    *(f"{{n}} {status.replace('_', ' ')}" for status in Status),
 )
 """Sentences that the source puts together from less than a sentence."""
 CODE = {"x", "y", "p", "fpr", "tpr"}
