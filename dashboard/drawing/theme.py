@@ -96,6 +96,7 @@ _RULES = """
 .stMainBlockContainer { padding: 3.4rem 1.7rem 3rem; max-width: 1760px; }
 .stAppHeader { height: 3rem; min-height: 3rem; }
 .stMainBlockContainer h1 { font-size: 2rem; line-height: 1.2; padding: .25rem 0; }
+[data-testid="stBaseButton-primary"], .stMultiSelect [data-tag] * { color: var(--paper); }
 .stMainBlockContainer h2 { font-size: 1.5rem; } .stMainBlockContainer h3 { font-size: 1.25rem; }
 .verdict { padding: 16px 20px; border: 1px solid var(--tone); border-left-width: 10px; border-radius: 8px; color: var(--ink);
   background: color-mix(in srgb, var(--tone) 7%, var(--paper)); }

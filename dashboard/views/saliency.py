@@ -20,6 +20,7 @@ from dashboard.parts.explained import Scene
 from dashboard.parts.markdown import plain
 from dashboard.reading import evidence
 from dashboard.reading.evidence import Examples, Map, Maps, MapSeries, Piece, Rows
+from dashboard.reading.recalled import reference
 from dashboard.words import _, ngettext
 
 FAMILY = "explanation."
@@ -221,16 +222,11 @@ def _heading(view: RunView, rows: Rows, at: int, classes: Sequence[str]) -> None
 def _live(view: RunView, series: MapSeries, row: str, said: str) -> None:
     """A way to explain an input for any class, by any explainer."""
     if links.offered("live"):
+        piece = series.piece
         links.link(
-            said, "live", icon=":material/experiment:", model=_ref(view, series.piece.model), run=view.run.name,
-            evidence=series.piece.ref.path, sample=row,
+            said, "live", icon=":material/experiment:", model=reference(view.models.get(piece.model, {}), piece.model),
+            run=view.run.name, evidence=piece.ref.path, sample=row,
         )  # fmt: skip
-
-
-def _ref(view: RunView, model: str) -> str:
-    """A model of the run as the registry names it; as the run names it, where it was handed over."""
-    facts = view.models.get(model, {})
-    return f"{facts.get('name', model)}@{facts['version']}" if isinstance(facts.get("version"), int) else model
 
 
 def _chosen_maps(maps: Maps, everything: Sequence[Map], classes: Sequence[str]) -> tuple[list[Map], Look]:
