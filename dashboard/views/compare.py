@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
+from rich.cells import cell_len, chop_cells
 
 from audit.comparing import Change, Flip, Judgement, changes, flips, tally
 from audit.finding import Finding, Status
@@ -43,7 +44,7 @@ FLIPS = 1000
 TURNED = 6
 """Gates whose status changed that are named above the table."""
 WHY = 64
-"""Characters that a cell has room for; the finding says it in full."""
+"""Width in Latin letters that a cell has room for; the finding says it in full."""
 
 
 def show() -> None:
@@ -269,10 +270,17 @@ def _said(finding: Finding | None) -> str:
 
 def _how(change: Change) -> str:
     if change.difference is None:
-        return textwrap.shorten(told(change.why), WHY, placeholder=" …")
+        return _cut(told(change.why))
     kind = _("in pairs, n = {n}") if change.paired else _("not in pairs, n = {n}")
     pairs = kind.format(n=f"{change.difference.n:,}") if change.difference.n else _("without sampling error")
-    return textwrap.shorten(_("; ").join(part for part in (pairs, told(change.why)) if part), WHY, placeholder=" …")
+    return _cut(_("; ").join(part for part in (pairs, told(change.why)) if part))
+
+
+def _cut(text: str) -> str:
+    """At most so wide, at the end of a word: a Chinese character takes the room of two."""
+    if cell_len(text) <= WHY:
+        return text
+    return re.sub(r"[\w'@-]+$", "", chop_cells(text, WHY - 2)[0], flags=re.ASCII).rstrip() + " …"
 
 
 def _statuses(change: Change) -> str:

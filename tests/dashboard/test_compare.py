@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 from drawn import html
+from rich.cells import cell_len
 
 from audit.comparing import Judgement, changes
 from audit.numbers import show
@@ -139,3 +141,14 @@ def test_a_flipped_sample_leads_to_its_maps(audited_home, opened):
     assert {link.query_string for link in found} == {f"run={name}&sample={row}" for name in ("a-long", "b-short")}
     app = opened("compare", sample="nobody")
     assert "Neither run stored a map" in [caption.value for caption in app.caption][-1]
+
+
+@pytest.mark.parametrize("text", ["a reason of a great many words " * 4, "登记库中没有隐私账本" * 8])
+def test_a_long_reason_fits_its_cell(text):
+    from dashboard.views.compare import WHY, _cut
+
+    short = _cut(text)
+    assert 0.8 * WHY < cell_len(short) <= WHY
+    assert short.endswith(" …")
+    assert text.startswith(short.removesuffix(" …"))
+    assert _cut("a reason") == "a reason"
