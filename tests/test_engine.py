@@ -197,7 +197,7 @@ def test_a_baseline_is_compared_in_pairs(tmp_path: Path) -> None:
     ("name", "content", "wanted"),
     [
         ("manifest.json", "", "manifest.json cannot be read"),
-        ("manifest.json", "[]", "format"),
+        ("manifest.json", "[]", "a JSON mapping is expected"),
         ("manifest.json", '{"format": 99}', "another version"),
         ("measurements.jsonl", '{"step": 1}\n', "measurements.jsonl:1 is damaged"),
         ("measurements.jsonl", "{not json}\n", "measurements.jsonl:1 is damaged"),
