@@ -166,7 +166,7 @@ def test_from_the_overview_to_the_evidence_in_three_clicks(server: str, page: Pa
 
 
 def test_from_the_overview_to_a_saliency_map_in_three_clicks(server: str, page: Page) -> None:
-    page.goto(server)
+    page.goto(f"{server}/?q=c-explained")
     page.get_by_test_id("stDataFrame").first.wait_for()
     sound(page)
     choose_row(page, 0)
@@ -332,6 +332,7 @@ def test_an_audit_that_runs_is_listed_and_cancelled(server: str, page: Page) -> 
     page.goto(f"{server}/?page=new_audit&scenario=slow.yaml")  # as if the browser had been closed
     expect(page.get_by_text("Running now")).to_be_visible()
     page.get_by_role("link", name="Audit of digits: slow").click()
+    page.wait_for_url(re.compile("audit="))
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_text("■ cancelled")).to_be_visible()
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
