@@ -137,12 +137,20 @@ def go(name: str, **where: str | None) -> NoReturn:
 
 
 def link(label: str, name: str, *, icon: str | None = None, help: str | None = None, **where: str | None) -> None:
-    """A link to another view."""
-    st.page_link(page(name), label=plain(label), icon=icon, help=help, query_params=parameters(where))
+    """A link to another view.
+
+    The browser's address does not follow a link that stays on its page: this one names its page, which `follow` takes out again and
+    so has the address written anew.
+    """
+    query = parameters(where)
+    if page(name) is st.session_state.get("_page"):
+        query[PAGE] = name
+    st.page_link(page(name), label=plain(label), icon=icon, help=help, query_params=query)
 
 
 def follow(current: Page) -> None:
     """Lead ``?page=NAME&…`` to its page; an unknown name leads nowhere."""
+    st.session_state["_page"] = current
     name = st.query_params.get(PAGE)
     if name is None:
         return
