@@ -26,6 +26,10 @@ HEIGHT, MOST = 1040, 6000
 COLOURS = 256
 REPORT = "report"
 """Name of the picture of an HTML report."""
+FIRST = {"saliency": ".chosen", "live": "h3:has-text('Under attack')"}
+"""What stands at the top of the pictures of long pages."""
+UP = "e => { e.style.scrollMarginTop = '56px'; e.scrollIntoView() }"
+"""Below the bar that stays."""
 PAIR = ("fashion-plain", "fashion-private")
 """The demo's models that are compared, if both were audited."""
 
@@ -98,6 +102,9 @@ def main() -> None:
                 settled(page)
                 if given.whole:
                     whole(page, MOST)
+                    settled(page)
+                elif name in FIRST:
+                    page.locator(FIRST[name]).first.evaluate(UP)
                     settled(page)
                 picture(page, given.out / f"dashboard-{name}.png")
         if not given.pages or REPORT in given.pages:
