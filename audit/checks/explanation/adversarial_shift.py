@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from audit.checks import Check
+from audit.checks._standards import TRANSPARENCY
 from audit.checks.explanation._explaining import (
     AttributionEvidence,
     Subject,
@@ -65,12 +66,7 @@ class AdversarialShift(Check):
     features that only do harm together are in nobody's share.
     """
 
-    controls: ClassVar = (
-        "NIST AI RMF MEASURE 2.9",
-        "EU AI Act Art. 13(1)",
-        "NIST AI RMF MEASURE 2.7",
-        "MITRE ATLAS AML.T0043",
-    )
+    controls: ClassVar = (*TRANSPARENCY, "NIST AI RMF MEASURE 2.7", "MITRE ATLAS AML.T0043")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="attack_success", title="attack success", better="lower", kinds=("proportion",)),
         Metric(name="rank_correlation", title="rank correlation of the class's map", better="higher", kinds=("mean",)),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from audit.checks import Check
+from audit.checks._standards import TRANSPARENCY
 from audit.checks.explanation._correlation import Over
 from audit.checks.explanation._explaining import AttributionEvidence, Target, build_explainer, choose, explain
 from audit.checks.explanation._per_row import kept_rows, row_mean
@@ -48,7 +49,7 @@ class Agreement(Check):
     beside them.
     """
 
-    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
+    controls: ClassVar = TRANSPARENCY
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="rank_correlation", title="rank correlation of sizes", better="higher", kinds=("mean",)),
         Metric(name="signed_rank_correlation", title="rank correlation of values", better="higher", kinds=("mean",)),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import model_validator
 
+from audit.checks._standards import TRANSPARENCY
 from audit.checks.explanation._explaining import AttributionEvidence, ExplanationCheck, build_explainer, explain
 from audit.finding import Exact, Mean, Measurement, Metric, Proportion
 from audit.parameters import UserError
@@ -38,7 +39,7 @@ class Completeness(ExplanationCheck):
     Blind spots: values may add up and be wrong one by one: see explanation.faithfulness. f(baseline) is the explainer's word.
     """
 
-    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
+    controls: ClassVar = TRANSPARENCY
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="complete", title="share of complete attributions", better="higher", kinds=("proportion",)),
         Metric(name="mean_relative_gap", title="mean relative gap in completeness", better="lower", kinds=("mean",)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
+from audit.checks._standards import TRANSPARENCY
 from audit.checks.explanation._explaining import AttributionEvidence, ExplanationCheck, build_explainer, explain
 from audit.checks.explanation._per_row import kept_rows, row_mean
 from audit.finding import Measurement, Metric
@@ -34,7 +35,7 @@ class Complexity(ExplanationCheck):
     that a reader sees as one thing count one by one.
     """
 
-    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
+    controls: ClassVar = TRANSPARENCY
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="entropy", title="entropy of the attribution", better="lower", kinds=("mean",), unit="nats"),
         Metric(

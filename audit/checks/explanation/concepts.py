@@ -10,6 +10,7 @@ from pydantic import Field
 
 from audit.checks import Check
 from audit.checks._sample import sample
+from audit.checks._standards import TRANSPARENCY
 from audit.checks.explanation._tables import known_rows
 from audit.finding import EvidenceRef, Exact, Mean, Measurement, Metric
 from audit.model import Capability
@@ -47,7 +48,7 @@ class Concepts(Check):
     Intervals are over the random counterparts: the test rows and the examples are taken as they are.
     """
 
-    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
+    controls: ClassVar = TRANSPARENCY
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="tcav", title="TCAV score", better="neither", kinds=("mean",), varies="seeds"),
         Metric(name="tcav_excess", title="TCAV score over random", better="neither", kinds=("mean",), varies="seeds"),

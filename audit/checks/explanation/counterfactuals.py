@@ -13,6 +13,7 @@ from audit.attacks._relations import parse_relation
 from audit.attacks.tabular import Tabular
 from audit.checks import Check
 from audit.checks._sample import sample
+from audit.checks._standards import TRANSPARENCY
 from audit.checks.explanation._tables import class_index, known_rows
 from audit.finding import EvidenceRef, Mean, Measurement, Metric, Proportion, ThreatModel
 from audit.gate import Gate
@@ -53,7 +54,7 @@ class Counterfactuals(Check):
     earning more is possible, and what else would change with it, is as true as the declared rules and relations.
     """
 
-    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
+    controls: ClassVar = TRANSPARENCY
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="validity", title="rows with a counterfactual", better="higher", kinds=("proportion",)),
         Metric(name="proximity", title="distance of the counterfactual", better="lower", kinds=("mean",), unit="MAD"),

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from audit.checks import Check
 from audit.checks._few_rows import few_rows
 from audit.checks._sample import sample
+from audit.checks._standards import TRANSPARENCY
 from audit.checks.explanation._tables import class_index, column, require_table
 from audit.finding import EvidenceRef, Exact, Measurement, Metric, Proportion, Resampled
 from audit.parameters import UserError
@@ -50,7 +51,7 @@ class Effects(Check):
     moved one by one.
     """
 
-    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
+    controls: ClassVar = TRANSPARENCY
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="effect_range", title="range of the accumulated effect", better="neither", kinds=("resampled",)),
         Metric(name="monotone", title="share in the declared direction", better="higher", kinds=("resampled", "exact")),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from audit.checks._standards import TRANSPARENCY
 from audit.checks.explanation._explaining import (
     AttributionEvidence,
     ExplanationCheck,
@@ -60,7 +61,7 @@ class Faithfulness(ExplanationCheck):
     that matter only together share one rank; gains of different models, units or sizes are not on one scale.
     """
 
-    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
+    controls: ClassVar = TRANSPARENCY
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="deletion_gain", title="deletion gain over random order", better="higher", kinds=("mean",)),
         Metric(name="insertion_gain", title="insertion gain over random order", better="higher", kinds=("mean",)),

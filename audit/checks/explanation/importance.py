@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from audit.checks import Check
 from audit.checks._few_rows import few_rows
 from audit.checks._sample import sample
+from audit.checks._standards import TRANSPARENCY
 from audit.checks.explanation._columns import column_names, with_groups
 from audit.checks.explanation._explaining import attributions, build_explainer, choose
 from audit.finding import Exact, Mean, Measurement, Metric, Resampled
@@ -55,7 +56,7 @@ class Importance(Check):
     for such pairs; importance for the model is not a cause in the world.
     """
 
-    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
+    controls: ClassVar = TRANSPARENCY
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="importance", title="permutation importance", better="neither", kinds=("mean",)),
         Metric(name="rank", title="rank by permutation importance", better="neither", kinds=("resampled", "exact")),

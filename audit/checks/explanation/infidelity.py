@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from audit.checks._few_rows import few_rows
+from audit.checks._standards import TRANSPARENCY
 from audit.checks.explanation._explaining import AttributionEvidence, ExplanationCheck, build_explainer, explain
 from audit.checks.explanation._per_row import row_mean
 from audit.checks.explanation._perturbations import Perturbation
@@ -53,7 +54,7 @@ class Infidelity(ExplanationCheck):
     than judged alone. The raw number is in squared units of the score.
     """
 
-    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
+    controls: ClassVar = TRANSPARENCY
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             name="infidelity", title="infidelity of the attribution", better="lower", kinds=("mean",),

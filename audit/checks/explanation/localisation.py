@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from audit.checks._standards import TRANSPARENCY
 from audit.checks.explanation._explaining import AttributionEvidence, ExplanationCheck, build_explainer, explain
 from audit.checks.explanation._masks import Mark
 from audit.checks.explanation._per_row import kept_rows, outcomes, row_mean
@@ -48,7 +49,7 @@ class Localisation(ExplanationCheck):
     where a person would look. Of a mark that lies on strokes of the image, these may matter to the answer too.
     """
 
-    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
+    controls: ClassVar = TRANSPARENCY
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="relevance_mass", title="relevance inside the mask", better="higher", kinds=("mean",)),
         Metric(

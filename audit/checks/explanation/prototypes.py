@@ -11,6 +11,7 @@ from pydantic import Field
 from audit.checks import Check
 from audit.checks._few_rows import few_rows
 from audit.checks._sample import sample
+from audit.checks._standards import TRANSPARENCY
 from audit.checks.explanation._tables import known_rows
 from audit.finding import EvidenceRef, Mean, Measurement, Metric, Proportion, Resampled
 from audit.parameters import NotApplicable, Real
@@ -41,7 +42,7 @@ class Prototypes(Check):
     the model answers as it does.
     """
 
-    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
+    controls: ClassVar = TRANSPARENCY
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="mmd_squared", title="MMD² between class and prototypes", better="lower", kinds=("resampled",)),
         Metric(name="mmd_ratio", title="MMD² relative to random rows", better="lower", kinds=("resampled",)),

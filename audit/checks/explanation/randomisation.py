@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from audit.checks._standards import TRANSPARENCY
 from audit.checks.explanation._correlation import Over
 from audit.checks.explanation._explaining import AttributionEvidence, ExplanationCheck, build_explainer, explain
 from audit.checks.explanation._per_row import kept_rows, outcomes, row_mean
@@ -53,7 +54,7 @@ class Randomisation(ExplanationCheck):
     arXiv:2211.12486). Of permuted labels only one training is looked at.
     """
 
-    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
+    controls: ClassVar = TRANSPARENCY
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             name="rank_correlation", title="rank correlation of sizes after randomising the parameters", better="lower",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
+from audit.checks._standards import TRANSPARENCY
 from audit.checks.explanation._explaining import (
     AttributionEvidence,
     ExplanationCheck,
@@ -52,7 +53,7 @@ class Sensitivity(ExplanationCheck):
     changes within the radius, a faithful map must change too.
     """
 
-    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
+    controls: ClassVar = TRANSPARENCY
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="max_sensitivity", title="max-sensitivity of the attribution", better="lower", kinds=("mean",)),
         Metric(

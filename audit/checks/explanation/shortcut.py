@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from audit.checks import Check
 from audit.checks._sample import sample
+from audit.checks._standards import TRANSPARENCY
 from audit.checks.explanation._explaining import AttributionEvidence, build_explainer, choose, explain
 from audit.finding import EvidenceRef, Mean, Measurement, Metric, Proportion
 from audit.model import Capability
@@ -60,7 +61,7 @@ class Shortcut(Check):
     too); a part that is a legitimate reason is found just as well: whether it may count is the reader's to say.
     """
 
-    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
+    controls: ClassVar = TRANSPARENCY
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             name="follows_region", title="answers that follow the named part", better="lower", kinds=("proportion",)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from audit.checks._standards import TRANSPARENCY
 from audit.checks.explanation._explaining import AttributionEvidence, ExplanationCheck, build_explainer, explain
 from audit.explainers import Attribution
 from audit.finding import EvidenceRef, Mean, Measurement, Metric, Proportion, ThreatModel
@@ -48,12 +49,7 @@ class StabilityUnderAttack(ExplanationCheck):
     worthless (see explanation.randomisation); where the model itself is nearly discontinuous, a true map has to change.
     """
 
-    controls: ClassVar = (
-        "NIST AI RMF MEASURE 2.9",
-        "EU AI Act Art. 13(1)",
-        "NIST AI RMF MEASURE 2.7",
-        "OWASP ML09:2023",
-    )
+    controls: ClassVar = (*TRANSPARENCY, "NIST AI RMF MEASURE 2.7", "OWASP ML09:2023")
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             name="top_k_intersection",

@@ -10,6 +10,7 @@ from pydantic import Field
 from audit.checks import Check
 from audit.checks._few_rows import few_rows
 from audit.checks._sample import sample
+from audit.checks._standards import TRANSPARENCY
 from audit.checks.explanation._tables import known_rows, require_table
 from audit.finding import Estimate, EvidenceRef, Mean, Measurement, Metric, Proportion, Resampled
 
@@ -42,7 +43,7 @@ class Surrogate(Check):
     nothing on rows unlike the test rows, nor on how sure the model is.
     """
 
-    controls: ClassVar = ("NIST AI RMF MEASURE 2.9", "EU AI Act Art. 13(1)")
+    controls: ClassVar = TRANSPARENCY
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="fidelity", title="fidelity of the surrogate", better="higher", kinds=("proportion", "resampled")),
         Metric(name="fidelity_gain", title="fidelity over the commonest answer", better="higher", kinds=("mean", "resampled")),

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from audit.checks import Check
 from audit.checks._sample import sample
+from audit.checks._standards import ADVERSARIAL_INPUTS
 from audit.checks.robustness._inputs import declared_bounds, require_inside
 from audit.finding import EvidenceRef, Measurement, Metric, Proportion, ThreatModel
 from audit.model import Capability, Task
@@ -46,13 +47,7 @@ class CertifiedBounds(Check):
     a library computes by Winograd's or the Fourier transform may round worse than what is set aside.
     """
 
-    controls: ClassVar = (
-        "MITRE ATLAS AML.T0043",
-        "MITRE ATLAS AML.T0015",
-        "OWASP ML01:2023",
-        "NIST AI RMF MEASURE 2.7",
-        "EU AI Act Art. 15(5)",
-    )
+    controls: ClassVar = ADVERSARIAL_INPUTS
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             name="certified_accuracy",

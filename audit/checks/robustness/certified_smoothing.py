@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from audit.checks import Check
 from audit.checks._sample import sample
+from audit.checks._standards import ADVERSARIAL_INPUTS
 from audit.checks.robustness._inputs import declared_bounds, require_inside
 from audit.finding import EvidenceRef, Mean, Measurement, Metric, Proportion, Resampled, ThreatModel
 from audit.model import Capability, Task
@@ -43,13 +44,7 @@ class CertifiedSmoothing(Check):
     classifier is. On a model that was not trained with such noise the radii are small.
     """
 
-    controls: ClassVar = (
-        "MITRE ATLAS AML.T0043",
-        "MITRE ATLAS AML.T0015",
-        "OWASP ML01:2023",
-        "NIST AI RMF MEASURE 2.7",
-        "EU AI Act Art. 15(5)",
-    )
+    controls: ClassVar = ADVERSARIAL_INPUTS
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="certified_accuracy", title="certified accuracy, smoothed", better="higher", kinds=("proportion",)),
         Metric(name="smoothed_accuracy", title="accuracy of the smoothed classifier", better="higher", kinds=("proportion",)),

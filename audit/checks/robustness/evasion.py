@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from audit.attacks import Attack
 from audit.checks import Check
+from audit.checks._standards import ADVERSARIAL_INPUTS
 from audit.checks.robustness._attack_list import AttackSpec, built, capabilities, require_norm, strongest_access
 from audit.checks.robustness._attacked import Outcome, Rows, run_attack
 from audit.checks.robustness._controls import Controls
@@ -48,13 +49,7 @@ class Evasion(Check):
     own for that, by entry point).
     """
 
-    controls: ClassVar = (
-        "MITRE ATLAS AML.T0043",
-        "MITRE ATLAS AML.T0015",
-        "OWASP ML01:2023",
-        "NIST AI RMF MEASURE 2.7",
-        "EU AI Act Art. 15(5)",
-    )
+    controls: ClassVar = ADVERSARIAL_INPUTS
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="robust_accuracy", title="robust accuracy", better="higher", kinds=("proportion",)),
         CLEAN_ACCURACY,

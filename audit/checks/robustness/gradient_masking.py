@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from audit.attacks import Attack, build
 from audit.checks import Check
+from audit.checks._standards import ADVERSARIAL_INPUTS
 from audit.checks.robustness._attack_list import AttackSpec, built, capabilities, require_norm
 from audit.checks.robustness._attacked import Rows, run_attack
 from audit.checks.robustness._controls import Controls, cheaply, noise, single_step
@@ -45,13 +46,7 @@ class GradientMasking(Check):
     attack would. Passing does not make the number tight.
     """
 
-    controls: ClassVar = (
-        "MITRE ATLAS AML.T0043",
-        "MITRE ATLAS AML.T0015",
-        "OWASP ML01:2023",
-        "NIST AI RMF MEASURE 2.7",
-        "EU AI Act Art. 15(5)",
-    )
+    controls: ClassVar = ADVERSARIAL_INPUTS
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="broken_controls", title="broken controls", better="lower", kinds=("exact",)),
         Metric(name="controls", title="controls run", better="neither", kinds=("exact",)),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from audit.checks import Check
+from audit.checks._standards import ADVERSARIAL_INPUTS
 from audit.checks.robustness._attack_list import AttackSpec, built, capabilities, require_norm, strongest_access
 from audit.checks.robustness._attacked import Rows
 from audit.checks.robustness._controls import whole_range
@@ -54,13 +55,7 @@ class SecurityCurve(Check):
     of a randomised model lies where the next answer may be another: give such a model, beside `eot`, attacks with an eps.
     """
 
-    controls: ClassVar = (
-        "MITRE ATLAS AML.T0043",
-        "MITRE ATLAS AML.T0015",
-        "OWASP ML01:2023",
-        "NIST AI RMF MEASURE 2.7",
-        "EU AI Act Art. 15(5)",
-    )
+    controls: ClassVar = ADVERSARIAL_INPUTS
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="robust_accuracy", title="robust accuracy", better="higher", kinds=("proportion",)),
         CLEAN_ACCURACY,
