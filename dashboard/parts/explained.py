@@ -116,6 +116,12 @@ def map_picture(one: Map, look: Look, limit: float, values: NDArray[Any] | None 
     return pictures.overlay(one.row["x"], drawn, bounds_of(one), look, limit, feature)
 
 
+def difference_picture(before: Map, after: Map, look: Look, limit: float) -> bytes:
+    """What sets two maps of one shape apart, with its sign and nothing seen through it."""
+    change = summed(after.row["values"]) - summed(before.row["values"])
+    return map_picture(after, Look(1.0, "signed", look.percentile), limit, change)
+
+
 def legend(scene: Scene) -> None:
     """The palette with the words at its ends."""
     against, forward = (

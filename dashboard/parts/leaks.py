@@ -16,7 +16,6 @@ from audit.report._words import clean
 from audit.run_folder import Evidence
 from dashboard import links
 from dashboard.drawing import charts
-from dashboard.drawing.charts import Dot
 from dashboard.parts import gallery, stated
 from dashboard.parts.markdown import plain
 from dashboard.parts.membership import blind
@@ -44,7 +43,7 @@ def attributes(view: RunView, model: str, measured: Sequence[Number]) -> None:
     blind(found)
     words = {"attack_accuracy": _("with the model"), "imputation_accuracy": _("without the model")}
     dots = [
-        Dot(_rows_of(one), words[one.metric], one.value, one.low, one.high, one.told)
+        stated.dot(one, _rows_of(one), words[one.metric])
         for one in found
         if one.metric in words and not set(one.dims) - {"rows"}
     ]
@@ -55,7 +54,7 @@ def attributes(view: RunView, model: str, measured: Sequence[Number]) -> None:
             key="guessed",
         )  # fmt: skip
     gained = [
-        Dot(_rows_of(one), _told_metric(one), one.value, one.low, one.high, one.told)
+        stated.dot(one, _rows_of(one), _told_metric(one))
         for one in found
         if one.metric in ("leak", "memorised") and not one.dims
     ]
@@ -141,7 +140,7 @@ def memorisation(view: RunView, model: str, measured: Sequence[Number]) -> None:
     _exposure(found)
     words = {"extractable": _("from training"), "extractable_held_out": _("held out (control)")}
     continued = [
-        Dot(one.dims.get("prefix", _("all prefixes")), words[one.metric], one.value, one.low, one.high, one.told)
+        stated.dot(one, one.dims.get("prefix", _("all prefixes")), words[one.metric])
         for one in found
         if one.metric in words
     ]
@@ -152,7 +151,7 @@ def memorisation(view: RunView, model: str, measured: Sequence[Number]) -> None:
             key="continued",
         )
     near = [
-        Dot(_(one.finding.title if one.finding else one.metric), "", one.value, one.low, one.high, one.told)
+        stated.dot(one, _(one.finding.title if one.finding else one.metric))
         for one in found
         if one.metric in ("member_excess", "copies") and not one.dims
     ]
@@ -170,7 +169,7 @@ def memorisation(view: RunView, model: str, measured: Sequence[Number]) -> None:
 def _exposure(found: Sequence[Number]) -> None:
     words = {"exposure": _("this model"), "reference_exposure": _("never saw it (control)")}
     exposed = [
-        Dot(one.dims.get("canary", _("the most exposed")), words[one.metric], one.value, one.low, one.high, one.told)
+        stated.dot(one, one.dims.get("canary", _("the most exposed")), words[one.metric])
         for one in found
         if one.metric in words
     ]
@@ -214,7 +213,7 @@ def pii(view: RunView, model: str, measured: Sequence[Number]) -> None:
             stated.status_line(view, one)
     words = {"found": _("found"), "from_training": _("given back from training")}
     kinds = [
-        Dot(one.dims["kind"].replace("_", " "), words[one.metric], one.value, one.low, one.high, one.told)
+        stated.dot(one, one.dims["kind"].replace("_", " "), words[one.metric])
         for one in found
         if one.metric in words and set(one.dims) == {"kind"} and one.value
     ]
@@ -225,7 +224,7 @@ def pii(view: RunView, model: str, measured: Sequence[Number]) -> None:
             key="kinds",
         )
     control = [
-        Dot(one.dims["kind"].replace("_", " "), "", one.value, one.low, one.high, one.told)
+        stated.dot(one, one.dims["kind"].replace("_", " "))
         for one in found
         if one.metric == "chance" and "kind" in one.dims
     ]

@@ -11,7 +11,6 @@ from audit.finding import Status
 from audit.numbers import show
 from audit.report._view import RunView
 from dashboard.drawing import charts
-from dashboard.drawing.charts import Dot
 from dashboard.parts import stated
 from dashboard.parts.markdown import plain
 from dashboard.reading.measured import Number
@@ -68,7 +67,7 @@ def _compared(one: Number, rows: Sequence[Number]) -> None:
     known = _known(attack)
     names = {row.dims.get("method", ""): known.get(row.dims.get("method", "")) for row in rows}
     dots = [
-        Dot(control.name if control else method, "", row.value, row.low, row.high, row.told)
+        stated.dot(row, control.name if control else method)
         for row, (method, control) in zip(rows, names.items(), strict=True)
     ]
     charts.draw(

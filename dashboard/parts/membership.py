@@ -13,7 +13,6 @@ from audit.report._words import clean
 from audit.run_folder import Evidence
 from dashboard import links
 from dashboard.drawing import charts, privacy_charts
-from dashboard.drawing.charts import Dot
 from dashboard.drawing.privacy_charts import Line, Mark
 from dashboard.parts import stated
 from dashboard.parts.markdown import plain
@@ -90,8 +89,8 @@ def membership(view: RunView, model: str, measured: Sequence[Number]) -> None:
                 key=f"roc-{step}",
             )  # fmt: skip
     with right:
-        dots = [Dot(_("inputs alone (control)"), "", one.value, one.low, one.high, one.told) for one in control]
-        dots += [Dot(one.dims["attack"], "", one.value, one.low, one.high, one.told) for one in areas]
+        dots = [stated.dot(one, _("inputs alone (control)")) for one in control]
+        dots += [stated.dot(one, one.dims["attack"]) for one in areas]
         if dots:
             charts.draw(
                 charts.dots(dots, title=_("Area under each curve"), label=_("membership AUC"), around=0.5),

@@ -14,7 +14,6 @@ from audit.report._view import RunView
 from audit.report._words import clean
 from audit.run_folder import Evidence, safe_name
 from dashboard.drawing import charts, robustness
-from dashboard.drawing.charts import Dot
 from dashboard.drawing.robustness import Spent, Spread
 from dashboard.parts import stated
 from dashboard.parts.success import attack_name, step_of
@@ -145,7 +144,7 @@ def _queries(view: RunView, found: Sequence[Number], series: Sequence[Examples],
         return
     charts.draw(
         charts.dots(
-            [Dot(attack_name(one), one.named, one.value, one.low, one.high, one.told) for one in spent],
+            [stated.dot(one, attack_name(one), one.named) for one in spent],
             title=_("Queries spent"), label=_("mean queries per attacked row"), share=False, log=True,
         ),
         _("Good: many, where an adversary has few. White-box attacks need few by nature; those that see answers only are the price "

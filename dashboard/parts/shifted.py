@@ -13,7 +13,6 @@ import streamlit as st
 from audit.report._images import summed
 from audit.report._text_map import shaded
 from dashboard.drawing import charts
-from dashboard.drawing.pictures import Look
 from dashboard.parts import explained, gallery
 from dashboard.parts.explained import Scene
 from dashboard.parts.markdown import plain
@@ -65,13 +64,10 @@ def draw(found: Sequence[Shift], scene: Scene) -> None:
 
 
 def _images(shift: Shift, scene: Scene) -> None:
-    totals = [summed(one.row["values"]) for one in shift.maps]
-    limit = scene.look.limit(*totals)
+    limit = scene.look.limit(*(summed(one.row["values"]) for one in shift.maps))
     drawn = [(shift.said(one, scene), explained.map_picture(one, scene.look, limit)) for one in shift.maps]
-    change = totals[1] - totals[0]
     title = _("difference of the two for {target}").format(target=scene.name_of(shift.before.target))
-    opaque = Look(1.0, "signed", scene.look.percentile)
-    drawn.insert(2, (title, explained.map_picture(shift.after, opaque, limit, change)))
+    drawn.insert(2, (title, explained.difference_picture(shift.before, shift.after, scene.look, limit)))
     for column, (caption, png) in zip(st.columns(4), drawn, strict=False):
         with column:
             gallery.picture(png, caption)

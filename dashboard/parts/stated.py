@@ -23,6 +23,11 @@ from dashboard.reading.measured import Number
 from dashboard.words import _, status_sign
 
 
+def dot(number: Number, name: str, group: str = "") -> charts.Dot:
+    """A measured number as a line of a chart."""
+    return charts.Dot(name, group, number.value, number.low, number.high, number.told)
+
+
 def pieces(view: RunView, model: str, kind: str, check: str) -> list[Piece]:
     """What the checks whose names begin so stored of a model."""
     return [piece for piece in evidence.pieces(view, kind, check) if piece.model == model]

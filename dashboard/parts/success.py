@@ -17,7 +17,6 @@ from audit.report._words import clean
 from audit.run_folder import safe_name
 from dashboard import links
 from dashboard.drawing import charts, evidence_charts
-from dashboard.drawing.charts import Dot
 from dashboard.parts import stated
 from dashboard.parts.markdown import plain
 from dashboard.reading import evidence
@@ -57,7 +56,7 @@ def success(view: RunView, model: str, found: Sequence[Number], series: Sequence
     charts.draw(
         charts.dots(
             [
-                Dot(attack_name(one), one.named, one.value, one.low, one.high, one.told)
+                stated.dot(one, attack_name(one), one.named)
                 for one in sorted(rows, key=lambda one: not one.dims)
             ],
             title=_("Success of each attack"),

@@ -11,7 +11,6 @@ import streamlit as st
 from audit.report._images import planes, summed
 from dashboard import links
 from dashboard.drawing import charts, paired, pictures
-from dashboard.drawing.pictures import Look
 from dashboard.parts import explained, gallery, shifted
 from dashboard.parts.explained import Scene
 from dashboard.reading.evidence import Map, Moved
@@ -86,13 +85,11 @@ def _titles(before: Map, after: Map, scene: Scene) -> tuple[str, str]:
 def _images(before: Map, after: Map, scene: Scene) -> None:
     """Inputs above their maps: the original left, the attacked right, between them what sets them apart."""
     st.html(f"<h4>{html.escape(before.label)}</h4>")
-    first, second = (summed(one.row["values"]) for one in (before, after))
-    limit = scene.look.limit(first, second)
+    limit = scene.look.limit(*(summed(one.row["values"]) for one in (before, after)))
     bounds = explained.bounds_of(before)
     change, largest = pictures.magnified(before.row["x"], after.row["x"])
     factor = (bounds[1] - bounds[0]) / 2 / largest if largest else 1.0
     titles = _titles(before, after, scene)
-    opaque = Look(1.0, "signed", scene.look.percentile)
     rows = (
         (
             (_("original: {answer}").format(answer=answered(before, scene)), pictures.picture(before.row["x"], bounds)),
@@ -101,7 +98,7 @@ def _images(before: Map, after: Map, scene: Scene) -> None:
         ),
         (
             (titles[0], explained.map_picture(before, scene.look, limit)),
-            (_("difference of the maps"), explained.map_picture(after, opaque, limit, second - first)),
+            (_("difference of the maps"), explained.difference_picture(before, after, scene.look, limit)),
             (titles[1], explained.map_picture(after, scene.look, limit)),
         ),
     )
